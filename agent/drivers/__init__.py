@@ -1,0 +1,1 @@
+"""Drivers for LVM, DRBD, Xen: build command lines, parse output. They talk to a `Host` only."""

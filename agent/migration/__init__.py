@@ -1,0 +1,1 @@
+"""Live migration with one Primary: both sides of it, the relay of the stream, the recovery."""

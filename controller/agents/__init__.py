@@ -1,0 +1,1 @@
+"""Client of the node agents, one supervisor a host."""

@@ -1,0 +1,1 @@
+"""Operations as data, one module each: guards, then steps."""

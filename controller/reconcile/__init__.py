@@ -1,0 +1,1 @@
+"""observe -> decide -> commit -> act: the shell around the pure decisions."""
