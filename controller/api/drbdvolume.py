@@ -1,0 +1,246 @@
+"""DrbdVolume: a logical volume on each of two hosts that DRBD keeps identical."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, computed_field
+
+from controller.api.common import (
+    ApiModel,
+    ApiObject,
+    NodeName,
+    OperationRecord,
+    Quantity,
+    Status,
+    Time,
+    ToolName,
+    quantity_bytes,
+)  # fmt: skip
+
+
+class LogicalVolumeRef(ApiModel):
+    """The logical volume that holds the data on each host."""
+
+    group: ToolName
+    """LVM volume group, such as vg0; each host that gets a replica must list it in its XenNode's volumeGroups."""
+    name: ToolName | None = None
+    """Name of the logical volume, such as vm_shaolin; omitted: the resource's name."""
+
+
+class Device(ApiModel):
+    """The numbers that DRBD knows the volume by on both hosts."""
+
+    minor: Annotated[int | None, Field(ge=0, le=1048575)] = None
+    """Minor number: 1 makes /dev/drbd1. Omitted: the controller chooses one that is free on both hosts."""
+    port: Annotated[int | None, Field(ge=1024, le=65535)] = None
+    """TCP port of the replication, such as 7789. Omitted: the controller chooses one that is free on both hosts."""
+
+
+class MetaDisk(ApiModel):
+    """Where DRBD keeps its own metadata."""
+
+    type: Literal["Internal", "External"] = "Internal"
+    """Internal: at the end of the logical volume, which is therefore a little larger than the disk that the VM sees.
+    External: in a logical volume of its own, named like the data's with _meta added."""
+    group: ToolName | None = None
+    """LVM volume group for External metadata, such as vgmeta; not used with Internal."""
+
+
+class Sync(ApiModel):
+    """How the replicas are made and kept identical."""
+
+    rate: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[KMG]?$", max_length=10)] = "500M"
+    """Highest speed of a resynchronisation in bytes a second, in drbd.conf's units: 500M is 500 MiB/s."""
+    verify_alg: Literal["md5", "sha1", "sha256", "sha512", "crc32c"] = "sha1"
+    """Checksum that an online verification compares blocks with."""
+
+
+class Image(ApiModel):
+    """An image of a disk or file system that is written to the volume once."""
+
+    path: Annotated[str | None, Field(max_length=1024, pattern=r"^/[^\x00-\x1f]*$")] = None
+    """Absolute path of a raw image on the host that writes it."""
+    url: Annotated[str | None, Field(max_length=2048, pattern=r"^https://[^\s\x00-\x1f]+$")] = None
+    """https:// address of a raw image."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+    """SHA-256 checksum of the image, 64 lower-case hexadecimal digits (what sha256sum prints)."""
+
+
+class Content(ApiModel):
+    """What is written to a new volume, once; without it the volume stays blank."""
+
+    filesystem: Literal["ext4", "xfs"] | None = None
+    """Make this file system on the volume."""
+    image: Image | None = None
+    """Write this image to the volume."""
+
+
+class DrbdVolumeSpec(ApiModel):
+    """What the volume shall be."""
+
+    size: Quantity
+    """Size of the logical volume, as given to lvcreate -L, in Kubernetes' units: 512Mi. Internal metadata is in it."""
+    logical_volume: LogicalVolumeRef
+    """The logical volume that holds the data on each host."""
+    nodes: Annotated[tuple[NodeName, ...] | None, Field(min_length=2, max_length=2)] = None
+    """The two XenNodes that hold a replica; omitted: the controller chooses two."""
+    resource: ToolName | None = None
+    """Name of the DRBD resource; omitted: the object's name with each - replaced by _ (vm-shaolin: vm_shaolin)."""
+    device: Device = Device()
+    """The numbers that DRBD knows the volume by; what is omitted is allocated, and then in status.device."""
+    protocol: Literal["A", "B", "C"] = "C"
+    """DRBD's protocol: with C a write is complete when it is on both disks. A and B can lose the last writes when a
+    host is lost."""
+    meta_disk: MetaDisk = MetaDisk()
+    """Where DRBD keeps its own metadata."""
+    sync: Sync = Sync()
+    """How the replicas are made and kept identical."""
+    content: Content | None = None
+    """What is written to a new volume, once; without it the volume stays blank."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """What becomes of the logical volumes when this object is deleted: Retain keeps them, renamed and tagged;
+    Delete destroys the data."""
+
+    @property
+    def size_bytes(self) -> int:
+        return quantity_bytes(self.size)
+
+
+class DeviceStatus(ApiModel):
+    """The numbers that the volume has."""
+
+    minor: Annotated[int, Field(ge=0, le=1048575)]
+    """Minor number: the device is /dev/drbd<minor> on both hosts."""
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """TCP port of the replication."""
+
+
+class LogicalVolumeStatus(ApiModel):
+    """The logical volume that was decided on."""
+
+    group: Annotated[str, Field(max_length=127)]
+    """LVM volume group."""
+    name: Annotated[str, Field(max_length=127)]
+    """Name of the logical volume."""
+
+
+class InitialSyncStatus(ApiModel):
+    """The first synchronisation: one host is forced Primary, once in the volume's life, and copies its disk over."""
+
+    node: NodeName
+    """The host that was chosen as the source, before it was told so."""
+    operation: Annotated[str, Field(max_length=63)] = ""
+    """Identifier of the operation."""
+    started_at: Time | None = None
+    """When the source was told to start."""
+    completed: bool = False
+    """true once both replicas were UpToDate for the first time."""
+
+
+class ContentStatus(ApiModel):
+    """How far spec.content has come."""
+
+    state: Literal["None", "Writing", "Written"] = "None"
+    """None, Writing, or Written: content is written only once, and never over content."""
+    node: NodeName | None = None
+    """The host that writes it."""
+    operation: Annotated[str | None, Field(max_length=63)] = None
+    """Identifier of the operation."""
+    detail: Annotated[str, Field(max_length=256)] = ""
+    """What was written: ext4, xfs, or image and its checksum."""
+
+
+class Replica(ApiModel):
+    """The replica on one host, as DRBD there sees it."""
+
+    node: NodeName
+    """Name of the XenNode."""
+    disk: Annotated[str, Field(max_length=32)] = "DUnknown"
+    """DRBD's disk state: UpToDate, Inconsistent, Outdated, Diskless, ...; DUnknown when the host cannot be asked."""
+    role: Annotated[str, Field(max_length=32)] = "Unknown"
+    """DRBD's role: Primary, Secondary or Unknown."""
+    connection: Annotated[str, Field(max_length=32)] = ""
+    """DRBD's connection to the other host: Connected, Connecting, StandAlone, ..."""
+    out_of_sync: Quantity | None = None
+    """How much of the volume differs from the other replica, as this host counts it."""
+
+
+class SyncStatus(ApiModel):
+    """A running synchronisation, rounded so that it isn't written with every block."""
+
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How much is done."""
+    rate: Annotated[str, Field(max_length=32)] = ""
+    """Speed now, such as 40 MiB/s."""
+    time_left: Annotated[str, Field(max_length=32)] = ""
+    """Estimated time to the end, such as 0:00:03."""
+
+    @computed_field(description="Progress in one text, for the SYNC column: 45% 40 MiB/s 0:00:03.")  # type: ignore[prop-decorator]
+    @property
+    def summary(self) -> str:
+        return " ".join(part for part in (f"{self.percent:g}%", self.rate, self.time_left) if part)
+
+
+DrbdVolumePhase = Literal["Pending", "Creating", "Syncing", "Ready", "Degraded", "Deleting", "Stalled"]
+
+
+class DrbdVolumeStatus(Status):
+    """What the controller decided for the volume, and what both hosts say of it."""
+
+    phase: DrbdVolumePhase | None = None
+    """One word for people; conditions hold the truth."""
+    resource: Annotated[str | None, Field(max_length=127)] = None
+    """Name of the DRBD resource."""
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=2)] = ()
+    """The hosts that hold a replica."""
+    device: DeviceStatus | None = None
+    """Minor and port, given or allocated."""
+    logical_volume: LogicalVolumeStatus | None = None
+    """The logical volume on both hosts."""
+    size: Annotated[int | None, Field(ge=0)] = None
+    """Usable bytes: the logical volume without internal metadata, the size of the disk that the VM sees."""
+    initial_sync: InitialSyncStatus | None = None
+    """The first synchronisation."""
+    content: ContentStatus | None = None
+    """How far spec.content has come."""
+    primary: Annotated[str, Field(max_length=63)] = ""
+    """The host on which the volume is Primary, and so can be written to; empty: on none."""
+    replicas: Annotated[
+        tuple[Replica, ...],
+        Field(
+            max_length=2, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node"]}
+        ),
+    ] = ()
+    """Both replicas."""
+    disk_state: Annotated[str, Field(max_length=64)] = ""
+    """Disk states of both replicas as /proc/drbd shows them (ds:), such as UpToDate/UpToDate."""
+    connection: Annotated[str, Field(max_length=32)] = ""
+    """Connection between both hosts as /proc/drbd shows it (cs:), such as Connected."""
+    sync: SyncStatus | None = None
+    """The running synchronisation, if there is one."""
+    used_by: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64)] = ()
+    """Names of the XenVMs that have the volume as a disk."""
+    operation: OperationRecord | None = None
+    """The running operation, if there is one."""
+
+
+class DrbdVolume(ApiObject):
+    """A disk for VMs: a logical volume on each of two hosts, kept identical by DRBD."""
+
+    kind: Literal["DrbdVolume"] = "DrbdVolume"
+    spec: DrbdVolumeSpec
+    status: DrbdVolumeStatus = DrbdVolumeStatus()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def resource(self) -> str:
+        """Name of the DRBD resource: spec.resource, else from the object's name."""
+        return self.spec.resource or self.metadata.name.replace("-", "_")
+
+    @property
+    def logical_volume_name(self) -> str:
+        return self.spec.logical_volume.name or self.resource
