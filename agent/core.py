@@ -7,12 +7,12 @@ service never imports another service: it reaches it through the context, so tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import structlog
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from agent.operations import Operations
 
 AGENT_VERSION = "0.1.0"
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -63,7 +64,7 @@ class TlsFiles:
 
 
 class Locks:
-    """Mutual exclusion by name (`volume:vm_shaolin`, `group:vg0`, `domain:<uid>`); a hung holder blocks its name only."""
+    """Mutual exclusion by name (`volume:vm_shaolin`, `group:vg0`, `domain:<uid>`): a hung holder blocks only that."""
 
     def __init__(self) -> None:
         self._locks: dict[str, asyncio.Lock] = {}
@@ -118,12 +119,19 @@ class VolumeService(Protocol):
         """
         ...
 
-    async def demote(self, resource: str, uid: str, *, attempts_seconds: float = 5.0) -> None:
-        """Make it Secondary here; transient refusals (-12 by a udev probe, -18, -19) are retried for that long."""
+    async def demote(
+        self, resource: str, uid: str, *, leaving: frozenset[int] = frozenset(), attempts_seconds: float = 5.0
+    ) -> None:
+        """Make it Secondary here. Refused while a domain here uses it.
+
+        For domains in `leaving` (domids that are going: migrated away, dying) only DRBD's own word counts, which
+        refuses while the device is open. Transient answers (-12 by a udev probe, -18, -19) are retried for
+        `attempts_seconds`.
+        """
         ...
 
-    def set_role(self, resource: str, role: str) -> None:
-        """Record the role that this host shall have from now on (journal), without acting. A hand-over calls it."""
+    def set_role(self, resource: str, uid: str, role: Literal["Primary", "Secondary"]) -> None:
+        """Journal the role that this host keeps from now on, without acting: before a hand-over's first effect."""
         ...
 
 
@@ -204,3 +212,18 @@ class Context:
 def time_text(seconds: float) -> str:
     """Unix time as RFC 3339 in UTC with milliseconds: `2024-05-01T12:00:00.250Z`."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def within(host: Host, seconds: float, work: Awaitable[T]) -> T:
+    """The result of `work`, or TimeoutError after that many seconds of the host's clock; `work` is cancelled then."""
+    task = asyncio.ensure_future(work)
+    alarm = asyncio.ensure_future(host.sleep(seconds))
+    try:
+        await asyncio.wait({task, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise TimeoutError
+    finally:
+        alarm.cancel()
+        if not task.done():
+            task.cancel()

@@ -1,0 +1,178 @@
+"""Guards on ownership: a resource's name, minor, port and logical volume belong to one DrbdVolume on a host.
+
+Pure, as `agent.guards`; what holds the name (another volume, or something made by hand) is named in the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.guards import Guard
+from agent.protocol import LogicalVolumeState, Refusal, VolumeDesired
+from agent.records import VolumeRecord
+
+if TYPE_CHECKING:
+    from agent.drivers.drbd import ResConfig
+    from agent.drivers.drbd_parse import DrbdResource
+
+
+@dataclass(frozen=True, slots=True)
+class OwnershipFacts:
+    """Who has the names that a VolumeDesired asks for. None: could not be read."""
+
+    node: str
+    desired: VolumeDesired
+    records: Mapping[str, VolumeRecord]  # this journal, all resources
+    logical_volumes: Mapping[str, LogicalVolumeState] | None  # by group/name
+    configured: Mapping[str, ResConfig] | None  # /etc/drbd.d, ours and others'
+    kernel: Mapping[str, DrbdResource] | None
+
+    @property
+    def mine(self) -> VolumeRecord | None:
+        record = self.records.get(self.desired.resource)
+        return record if record is not None and record.desired.uid == self.desired.uid else None
+
+    @property
+    def others(self) -> dict[str, VolumeRecord]:
+        return {name: record for name, record in self.records.items() if name != self.desired.resource}
+
+    @property
+    def known_as_ours(self) -> bool:
+        """This resource's configuration is ours: the journal says so, or (journal lost) its LV carries this uid."""
+        volume = (self.logical_volumes or {}).get(f"{self.desired.group}/{self.desired.logical_volume}")
+        return self.mine is not None or (volume is not None and volume.owner_uid == self.desired.uid)
+
+
+def everything_readable(facts: OwnershipFacts) -> Refusal | None:
+    """LVM, /etc/drbd.d and the kernel's DRBD must be readable: what cannot be seen may be taken."""
+    for name, value in (
+        ("LVM", facts.logical_volumes),
+        ("the DRBD configuration in /etc/drbd.d", facts.configured),
+        ("DRBD", facts.kernel),
+    ):
+        if value is None:
+            return Refusal(
+                reason="Unreadable",
+                message=f"{name} could not be read on {facts.node}, so nobody knows what is taken there; tried again",
+            )
+    return None
+
+
+def host_is_member(facts: OwnershipFacts) -> Refusal | None:
+    """The volume names this host as one of its members."""
+    nodes = [member.node for member in facts.desired.members]
+    if facts.node in nodes:
+        return None
+    return Refusal(
+        reason="NotAMember", message=f"{facts.desired.resource} belongs on {' and '.join(nodes)}, this is {facts.node}"
+    )
+
+
+def identity_unchanged(facts: OwnershipFacts) -> Refusal | None:
+    """What an existing resource is made of never changes under its data."""
+    if facts.mine is None:
+        return None
+    old, new = facts.mine.desired, facts.desired
+    for field in ("minor", "port", "group", "logical_volume", "metadata_group"):
+        if getattr(old, field) != getattr(new, field):
+            return Refusal(
+                reason="Immutable",
+                message=f"{field} of {new.resource} is {getattr(old, field)} here and cannot become"
+                f" {getattr(new, field)}; make a new volume",
+            )
+    if {member.node for member in old.members} != {member.node for member in new.members}:
+        return Refusal(reason="Immutable", message=f"the members of {new.resource} cannot change while it exists")
+    if new.size < old.size:
+        return Refusal(
+            reason="Shrink", message=f"{new.resource} has {old.size} bytes; {new.size} would cut off data at its end"
+        )
+    return None
+
+
+def resource_free(facts: OwnershipFacts) -> Refusal | None:
+    """The resource's name belongs to this volume, not to another one or to something made by hand."""
+    resource = facts.desired.resource
+    record = facts.records.get(resource)
+    if record is not None and facts.mine is None:
+        return Refusal(
+            reason="ResourceTaken",
+            message=f"resource {resource} on {facts.node} belongs to {record.owner} (uid {record.desired.uid})",
+        )
+    if facts.known_as_ours:
+        return None
+    found = (facts.configured or {}).get(resource)
+    if found is not None:
+        return Refusal(
+            reason="ResourceTaken",
+            message=f"resource {resource} on {facts.node} is in {found.path}, which Xentandem did not write",
+        )
+    if resource in (facts.kernel or {}):
+        return Refusal(
+            reason="ResourceTaken",
+            message=f"resource {resource} is up in the kernel of {facts.node} and was not made by Xentandem",
+        )
+    return None
+
+
+def minor_free(facts: OwnershipFacts) -> Refusal | None:
+    """/dev/drbd<minor> belongs to this resource alone."""
+    minor, resource = facts.desired.minor, facts.desired.resource
+    for name, record in facts.others.items():
+        if record.desired.minor == minor:
+            return _taken("MinorTaken", f"minor {minor}", facts.node, f"resource {name} of {record.owner}")
+    for name, configuration in (facts.configured or {}).items():
+        if name != resource and configuration.minor == minor:
+            return _taken("MinorTaken", f"minor {minor}", facts.node, f"resource {name} in {configuration.path}")
+    for name, running in (facts.kernel or {}).items():
+        if name != resource and running.minor == minor:
+            return _taken("MinorTaken", f"minor {minor}", facts.node, f"resource {name}, which is up in the kernel")
+    return None
+
+
+def port_free(facts: OwnershipFacts) -> Refusal | None:
+    """The replication port belongs to this resource alone."""
+    port, resource = facts.desired.port, facts.desired.resource
+    for name, record in facts.others.items():
+        if record.desired.port == port:
+            return _taken("PortTaken", f"port {port}", facts.node, f"resource {name} of {record.owner}")
+    for name, configuration in (facts.configured or {}).items():
+        if name != resource and configuration.port == port:
+            return _taken("PortTaken", f"port {port}", facts.node, f"resource {name} in {configuration.path}")
+    return None
+
+
+def logical_volume_free(facts: OwnershipFacts) -> Refusal | None:
+    """The LV does not exist yet or carries this volume's uid; the same for the LV of external metadata."""
+    desired = facts.desired
+    wanted = [f"{desired.group}/{desired.logical_volume}"]
+    if desired.metadata_group:
+        wanted.append(f"{desired.metadata_group}/{desired.logical_volume}_meta")
+    for key in wanted:
+        for record in facts.others.values():
+            if key in (record.lv_key, record.metadata_key):
+                return _taken("LogicalVolumeTaken", f"logical volume {key}", facts.node, record.owner)
+        volume = (facts.logical_volumes or {}).get(key)
+        if volume is None or volume.owner_uid == desired.uid:
+            continue
+        who = f"the DrbdVolume with uid {volume.owner_uid}" if volume.owner_uid else "something not made by Xentandem"
+        return _taken("LogicalVolumeTaken", f"logical volume {key}", facts.node, who)
+    return None
+
+
+def _taken(reason: str, what: str, node: str, who: str) -> Refusal:
+    return Refusal(reason=reason, message=f"{what} on {node} is taken by {who}; choose another one")
+
+
+RESERVE: tuple[Guard[OwnershipFacts], ...] = (
+    host_is_member,
+    everything_readable,
+    identity_unchanged,
+    resource_free,
+    minor_free,
+    port_free,
+    logical_volume_free,
+)
+
+

@@ -1,0 +1,118 @@
+"""What the journal keeps of one volume, and how VolumeState is put together from it and from what was observed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from agent.drivers.lvm import CONTENT_TAG, FORCED_TAG
+from agent.protocol import (
+    ContentState,
+    GenerationIds,
+    LogicalVolumeState,
+    MetadataState,
+    Refusal,
+    VolumeDesired,
+    VolumeRemoval,
+    VolumeState,
+)
+
+if TYPE_CHECKING:
+    from agent.drivers.drbd import ResConfig
+    from agent.drivers.drbd_parse import DrbdResource
+
+
+class VolumeRecord(BaseModel):
+    """One resource in the journal (section `volumes`, key = resource). Every field is on disk before its effect."""
+
+    model_config = ConfigDict(frozen=True)
+
+    desired: VolumeDesired
+    metadata: Literal["none", "creating", "created"] = "none"
+    forced_by: str | None = None  # id of the operation that forced this host Primary, once in the resource's life
+    content: ContentState = "none"
+    content_by: str | None = None  # id of the operation that writes or wrote it
+    content_detail: str = ""
+    removal: VolumeRemoval | None = None  # deletion began: it only goes on
+
+    @property
+    def owner(self) -> str:
+        return f"DrbdVolume {self.desired.namespace}/{self.desired.name}"
+
+    @property
+    def lv_key(self) -> str:
+        return f"{self.desired.group}/{self.desired.logical_volume}"
+
+    @property
+    def metadata_lv(self) -> str:
+        return f"{self.desired.logical_volume}_meta"
+
+    @property
+    def metadata_key(self) -> str | None:
+        """group/name of the external metadata's LV."""
+        return f"{self.desired.metadata_group}/{self.metadata_lv}" if self.desired.metadata_group else None
+
+
+def assemble(
+    resource: str,
+    *,
+    record: VolumeRecord | None,
+    configuration: ResConfig | None,
+    kernel: DrbdResource | None,
+    kernel_known: bool,
+    logical_volume: LogicalVolumeState | None,
+    generation: GenerationIds | None,
+    used_by: Sequence[str],
+    problem: Refusal | None,
+) -> VolumeState:
+    """One VolumeState. `kernel_known` False: DRBD could not be read; what it said last is shown, with a problem."""
+    desired = record.desired if record else None
+    forced = record is not None and record.forced_by is not None
+    content: ContentState = record.content if record else "unknown"
+    if logical_volume is not None:
+        forced = forced or has_tag(logical_volume, FORCED_TAG)
+        if content == "none" and has_tag(logical_volume, CONTENT_TAG):
+            content = "unknown"  # a journal before this one knew more
+    minor, port = (desired.minor, desired.port) if desired else (None, None)
+    if desired is None and configuration is not None:
+        minor, port = configuration.minor, configuration.port
+    return VolumeState(
+        resource=resource,
+        uid=desired.uid if desired else None,
+        namespace=desired.namespace if desired else None,
+        name=desired.name if desired else None,
+        minor=kernel.minor if kernel is not None and kernel.minor is not None else minor,
+        port=port,
+        logical_volume=logical_volume,
+        metadata=_metadata(record, kernel, logical_volume),
+        configured=kernel is not None,
+        role=kernel.role if kernel else "Secondary" if kernel_known else "Unknown",
+        disk=kernel.disk if kernel else "Diskless",
+        peer=kernel.peer if kernel else None,
+        suspended=kernel.suspended if kernel else "no",
+        size=kernel.size_kib * 1024 if kernel is not None and kernel.size_kib else None,
+        generation=generation,
+        forced=forced,
+        content=content,
+        content_detail=record.content_detail if record else "",
+        used_by=tuple(sorted(used_by)),
+        problem=problem,
+    )
+
+
+def _metadata(
+    record: VolumeRecord | None, kernel: DrbdResource | None, volume: LogicalVolumeState | None
+) -> MetadataState:
+    if (record is not None and record.metadata == "created") or (kernel is not None and kernel.disk != "Diskless"):
+        return "present"
+    if record is not None and record.metadata == "none" and volume is None:
+        return "none"
+    return "unknown"
+
+
+def has_tag(volume: LogicalVolumeState, tag: str) -> bool:
+    """The tag itself, or with a value (`tag=...`)."""
+    bare = tag.rstrip("=")
+    return any(one == bare or one.startswith(bare + "=") for one in volume.tags)
