@@ -1,0 +1,264 @@
+"""The pipe between `xl migrate` and the target's agent: a process of its own, started by xl, that survives the agent.
+
+    python -m agent.migration.relay SETTINGS
+
+SETTINGS is a file of mode 0600 (see `Settings`). The relay connects with mutual TLS 1.3, names the operation in one
+line of JSON, gets one line back, and then carries bytes both ways until one side ends. It reads the stream's headers on
+the way and keeps what it saw in a progress file, replaced atomically. The agent polls that file; a socket would be
+quicker by some milliseconds, but the file is also there for an agent that starts again in the middle.
+
+Two orders matter. The permission to go is in the progress file before it is on the wire: a relay that ended with
+`go: false` never let the target own the guest. The receiver's report is in the file before xl can read it.
+
+Exit status: 0 the report passed; 1 the stream ended before; 2 the target could not be reached; 3 it refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import socket
+import ssl
+import sys
+import time
+from typing import Any, TypedDict
+
+from agent.migration.stream import ReceiverStream, SenderStream
+
+CHUNK = 256 << 10
+_PIPE_SIZE = 1 << 20
+_WRITE_EVERY = 0.2  # seconds between progress files while nothing of weight happens
+_LINE_LIMIT = 4096
+
+
+class Settings(TypedDict):
+    """What the source's agent writes for one relay."""
+
+    operation: str
+    address: str
+    port: int
+    target: str  # node name; the server's certificate must be this node's
+    certificate: str  # paths of PEM files
+    key: str
+    authority: str
+    progress: str  # path
+    limit: float  # seconds without a byte, with bytes waiting, after which the stream is given up
+
+
+class Progress:
+    """What passed so far, kept in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.sender = SenderStream()
+        self.receiver = ReceiverStream()
+        self.refused: dict[str, str] | None = None
+        self.ended: str | None = None
+        self._path = path
+        self._weighty: tuple[object, ...] = ()
+        self._written_at = 0.0
+
+    def write(self, *, now: bool = False) -> None:
+        """Write if something of weight changed, or it is time, or `now`. Raises OSError."""
+        sender, receiver = self.sender, self.receiver
+        weighty = (
+            sender.stage,
+            sender.round,
+            receiver.banner,
+            receiver.ready,
+            receiver.report,
+            self.refused,
+            self.ended,
+        )
+        clock = time.monotonic()
+        if not now and weighty == self._weighty and clock - self._written_at < _WRITE_EVERY:
+            return
+        self._weighty, self._written_at = weighty, clock
+        state = {
+            "stage": sender.stage,
+            "round": sender.round,
+            "round_pages": sender.round_pages,
+            "pages": sender.pages,
+            "pages_total": sender.pages_total,
+            "bytes": sender.bytes,
+            "banner": receiver.banner,
+            "ready": receiver.ready,
+            "go": sender.go,
+            "report": receiver.report,
+            "problem": sender.problem or receiver.problem,
+            "refused": self.refused,
+            "ended": self.ended,
+        }
+        temporary = self._path + ".new"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(state, file)
+        os.replace(temporary, self._path)
+
+
+def tune(sock: socket.socket, limit: float) -> None:
+    """A dead link ends the connection after `limit` seconds, a shorter cut does not; small messages go out at once."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(2, int(limit // 5)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limit * 1000))
+
+
+def client_context(certificate: str, key: str, authority: str) -> ssl.SSLContext:
+    """TLS 1.3, our certificate, theirs from our CA alone. Who they are is checked by `require_node`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the name that counts is the URI of the certificate
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(authority)
+    return context
+
+
+def peer_uris(certificate: Any) -> list[str]:
+    """The URIs of a certificate's subjectAltName, as `getpeercert()` gives it."""
+    return [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
+
+
+def require_node(certificate: Any, node: str) -> None:
+    """Raises PermissionError unless the certificate is that node's agent's."""
+    if f"xentandem:agent:{node}" not in (uris := peer_uris(certificate)):
+        raise PermissionError(f"the other side's certificate is of {', '.join(uris) or 'nobody'}, expected {node}")
+
+
+def _connect(settings: Settings) -> ssl.SSLSocket:
+    plain = socket.create_connection((settings["address"], settings["port"]), timeout=min(20.0, settings["limit"]))
+    try:
+        tune(plain, settings["limit"])
+        context = client_context(settings["certificate"], settings["key"], settings["authority"])
+        sock = context.wrap_socket(plain)
+    except BaseException:
+        plain.close()
+        raise
+    try:
+        require_node(sock.getpeercert(), settings["target"])
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def ask(sock: ssl.SSLSocket, question: dict[str, Any]) -> dict[str, Any]:
+    """Send one line of JSON, read one line of JSON. Raises OSError, ValueError."""
+    sock.sendall(json.dumps(question).encode() + b"\n")
+    line = b""
+    while not line.endswith(b"\n"):
+        # Byte by byte: what follows the line belongs to xl.
+        if not (byte := sock.recv(1)) or len(line) > _LINE_LIMIT:
+            raise ConnectionError(f"no answer to the first line, only {line!r}")
+        line += byte
+    answer = json.loads(line)
+    if not isinstance(answer, dict):
+        raise ValueError(f"not an answer: {line!r}")
+    return answer
+
+
+class _Stalled(Exception):
+    pass
+
+
+def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float) -> None:
+    """Bytes both ways until a side ends. Raises OSError, _Stalled."""
+    sock.setblocking(False)
+    poll = select.poll()
+    waiting = memoryview(b"")  # read from xl, not yet sent
+    moved_at = time.monotonic()
+    while True:
+        poll.register(sock, select.POLLIN | (select.POLLOUT if waiting else 0))
+        if waiting:
+            _unregister(poll, 0)
+        else:
+            poll.register(0, select.POLLIN)
+        ready = dict(poll.poll(_WRITE_EVERY * 1000))
+        before = (progress.sender.bytes, progress.receiver.bytes, len(waiting))
+        if sock.fileno() in ready and not _receive(sock, progress):
+            return
+        if 0 in ready:
+            data = os.read(0, CHUNK)
+            if not data:
+                return  # xl is through with it: it has the report, or it gave up
+            progress.sender.feed(data)
+            progress.write()  # before it is sent: the permission to go must not be on the wire unrecorded
+            waiting = memoryview(data)
+        while waiting:
+            try:
+                waiting = waiting[sock.send(waiting) :]
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                break
+        now = time.monotonic()
+        if (progress.sender.bytes, progress.receiver.bytes, len(waiting)) != before:
+            moved_at = now
+        elif now - moved_at > limit and (waiting or progress.sender.stage in ("sent", "go")):
+            raise _Stalled(f"nothing moved for {limit:g} s")
+        progress.write()
+
+
+def _receive(sock: ssl.SSLSocket, progress: Progress) -> bool:
+    """Pass on what the receiver says; False when it ended."""
+    while True:
+        try:
+            data = sock.recv(CHUNK)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        except ssl.SSLEOFError:
+            return False
+        if not data:
+            return False
+        progress.receiver.feed(data)
+        progress.write()  # before xl reads it
+        while data:
+            data = data[os.write(1, data) :]
+
+
+def _unregister(poll: select.poll, fd: int) -> None:
+    with contextlib.suppress(KeyError):
+        poll.unregister(fd)
+
+
+def main(argv: list[str]) -> int:
+    """Carry one migration. `argv`: the settings' path."""
+    with open(argv[0], encoding="utf-8") as file:
+        settings: Settings = json.load(file)
+    progress = Progress(settings["progress"])
+    try:
+        sock = _connect(settings)
+        answer = ask(sock, {"version": 1, "kind": "stream", "operation": settings["operation"]})
+    except (OSError, ValueError) as error:
+        progress.ended = f"cannot reach {settings['target']} at {settings['address']}:{settings['port']}: {error}"
+        return _end(progress, 2)
+    if not answer.get("accepted"):
+        progress.refused = {
+            "reason": str(answer.get("reason", "Refused")),
+            "message": str(answer.get("message", "")) or "the target gave no reason",
+        }
+        progress.ended = f"{settings['target']} refused: {progress.refused['message']}"
+        return _end(progress, 3)
+    with contextlib.suppress(OSError):  # not a pipe, or above the user's limit: only slower
+        fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    try:
+        _carry(sock, progress, settings["limit"])
+        progress.ended = "closed"
+    except (OSError, _Stalled) as error:
+        progress.ended = f"the stream to {settings['target']} broke: {error}"
+    finally:
+        sock.close()
+    return _end(progress, 0 if progress.receiver.report is not None else 1)
+
+
+def _end(progress: Progress, status: int) -> int:
+    progress.write(now=True)
+    if status:
+        print(f"xentandem relay: {progress.ended}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
