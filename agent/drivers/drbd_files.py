@@ -32,6 +32,10 @@ class _Collected:
     disks: set[str] = field(default_factory=set)
     hosts: list[str] = field(default_factory=list)
 
+    def config(self, name: str, path: str, owner: str | None) -> ResConfig:
+        sets = frozenset(self.minors), frozenset(self.ports), frozenset(self.disks)
+        return ResConfig(name, path, owner, *sets, hosts=tuple(dict.fromkeys(self.hosts)))
+
 
 def parse_config(path: str, text: str) -> tuple[tuple[ResConfig, ...], tuple[str, ...]]:
     """(the resources in one file, the patterns of its include statements). Raises Unreadable.
@@ -52,12 +56,7 @@ def parse_config(path: str, text: str) -> tuple[tuple[ResConfig, ...], tuple[str
                 raise Unreadable(f"{path}: a resource needs one name, not {' '.join(words[1:])!r}")
             found = _Collected()
             _collect(path, tokens, found)
-            resources.append(
-                ResConfig(
-                    words[1], path, owner, frozenset(found.minors), frozenset(found.ports), frozenset(found.disks),
-                    tuple(dict.fromkeys(found.hosts)),
-                )  # fmt: skip
-            )
+            resources.append(found.config(words[1], path, owner))
         else:
             _skip(path, tokens)
     return tuple(resources), tuple(includes)
@@ -82,19 +81,19 @@ def _tokens(path: str, text: str) -> Iterator[tuple[str, bool]]:
 def _statements(path: str, tokens: Iterator[tuple[str, bool]], depth: int = 0) -> Iterator[tuple[list[str], bool]]:
     """(words, whether a block follows) up to the end of this block; the caller consumes an opened block."""
     words: list[str] = []
-    for token, mark in tokens:
+    for text, mark in tokens:
         if not mark:
-            words.append(token)
-        elif token == "}":
+            words.append(text)
+        elif text == "}":
             if words or depth == 0:
                 raise Unreadable(f"{path}: '}}' where it can't be")
             return
         elif not words:
             # "{" alone is no block of ours; a lone ";" says nothing
-            if token == "{":
+            if text == "{":
                 raise Unreadable(f"{path}: a block without a name")
         else:
-            yield words, token == "{"
+            yield words, text == "{"
             words = []
     if words or depth:
         raise Unreadable(f"{path}: ends in the middle of a section")
@@ -102,9 +101,9 @@ def _statements(path: str, tokens: Iterator[tuple[str, bool]], depth: int = 0) -
 
 def _skip(path: str, tokens: Iterator[tuple[str, bool]]) -> None:
     depth = 1
-    for token, mark in tokens:
-        if mark and token in "{}":
-            depth += 1 if token == "{" else -1
+    for text, mark in tokens:
+        if mark and text in "{}":
+            depth += 1 if text == "{" else -1
             if depth == 0:
                 return
     raise Unreadable(f"{path}: ends in the middle of a section")

@@ -16,7 +16,7 @@ from agent.protocol import Connection, Disk, GenerationIds, PeerState, Role
 EventKind = Literal["exists", "change", "create", "destroy", "rename", "call", "response"]
 
 _CONNECTIONS = set(get_args(Connection))
-# 8.4's words of one machine, where 9 has two: below Connected it is a connection state, from there on a replication state
+# 8.4 has one state machine where 9 has two: connection states below Connected, replication states above
 _CONNECTING_84 = {"WFConnection", "WFReportParams", "Connecting"}
 _REPLICATION = {
     "Off", "Established", "StartingSyncS", "StartingSyncT", "WFBitMapS", "WFBitMapT", "WFSyncUUID", "SyncSource",
@@ -252,7 +252,6 @@ def connection_state(word: str) -> tuple[Connection, str]:
     if word in _REPLICATION:
         return "Connected", word
     raise Unreadable(f"DRBD says the connection is {word[:40]!r}, which is no state of it")
-
 
 
 def _word(word: str, known: Any, what: str) -> Any:

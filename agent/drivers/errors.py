@@ -40,9 +40,7 @@ async def run(host: Host, argv: Sequence[str], *, timeout: float = 30.0, stdin: 
         raise DriverError("ToolMissing", f"{argv[0]} is not installed on this host") from error
 
 
-async def run_ok(
-    host: Host, argv: Sequence[str], *, timeout: float = 30.0, reason: str = "CommandFailed"
-) -> Completed:
+async def run_ok(host: Host, argv: Sequence[str], *, timeout: float = 30.0, reason: str = "CommandFailed") -> Completed:
     """Run a command that must exit 0. Raises DriverError(reason), DriverError("ToolMissing"), CommandTimedOut."""
     completed = await run(host, argv, timeout=timeout)
     if completed.exit != 0:

@@ -62,6 +62,7 @@ def _text(field: str, value: str) -> str:
     if wrong:
         raise DriverError(
             "InvalidConfiguration",
-            f"{field} has {', '.join(map(repr, wrong))}: write it on one line without quotes, backslashes or control characters",
+            f"{field} has {', '.join(map(repr, wrong))}: "
+            "write it on one line without quotes, backslashes or control characters",
         )
     return value

@@ -1,0 +1,52 @@
+"""Filesystems and images on a device, and whether it holds anything: mkfs.ext4, mkfs.xfs, blkid(8)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agent.drivers.errors import DriverError, Unreadable, run, run_ok, said
+from agent.host import Host
+
+
+class Content:
+    """Of one host's block devices. The device has to be Primary here."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def has_signature(self, device: str) -> bool:
+        """Whether a filesystem, partition table, RAID, ... is on it. Raises Unreadable on any doubt.
+
+        blkid exits with 2 for "nothing found" and for "could not look"; it is silent in the first case only.
+        """
+        completed = await run(self._host, ["blkid", "-p", device])
+        if completed.exit == 0 and completed.stdout.strip():
+            return True
+        if completed.exit == 8:  # several signatures that contradict each other
+            return True
+        if completed.exit == 2 and not (completed.stdout + completed.stderr).strip():
+            return False
+        raise Unreadable(f"blkid -p {device}: {said(completed)}", completed)
+
+    async def mkfs(self, device: str, filesystem: Literal["ext4", "xfs"]) -> None:
+        """Make a filesystem on a device that has none. Never forced.
+
+        Raises DriverError("HasSignature"), DriverError("MkfsFailed"), Unreadable.
+        """
+        if await self.has_signature(device):
+            raise DriverError("HasSignature", f"{device} already holds something: no filesystem is made on it")
+        await run_ok(self._host, [f"mkfs.{filesystem}", "-q", device], timeout=600, reason="MkfsFailed")
+
+    async def write_image(self, source_path: str, device: str, sha256: str) -> int:
+        """Copy a file of the host onto the device; returns the bytes written.
+
+        Raises DriverError("DigestMismatch") when what was written is not the image that was named (the device then
+        holds the wrong one), DriverError("CopyFailed").
+        """
+        try:
+            size, digest = await self._host.copy_image(source_path, device)
+        except OSError as error:
+            raise DriverError("CopyFailed", f"{source_path} could not be written to {device}: {error}") from error
+        if digest != sha256.lower():
+            raise DriverError("DigestMismatch", f"{source_path} has sha256 {digest}, expected {sha256}")
+        return size
