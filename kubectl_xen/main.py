@@ -1,0 +1,108 @@
+"""Command line of `kubectl xen` (kubectl finds the program `kubectl-xen` on PATH)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kubectl_xen.cluster import Cluster
+
+
+@dataclass
+class Options:
+    kubeconfig: str | None
+    context: str | None
+    namespace: str | None
+
+    def connect(self) -> Cluster:
+        from kubectl_xen.cluster import Cluster  # late: the client takes longer to load than --help should
+
+        return Cluster(self.kubeconfig, self.context, self.namespace)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(soft_wrap=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200  # piped: one line a row, however long
+    return console
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kubeconfig", metavar="FILE", help="The kubeconfig to use (default: as kubectl).")
+@click.option("--context", metavar="NAME", help="The kubeconfig's context to use (default: the current one).")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace of VMs and volumes (default: the context's).")
+@click.version_option(package_name="xentandem", prog_name="kubectl-xen")
+@click.pass_context
+def main(invocation: click.Context, /, kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
+    """Xen VMs on DRBD volumes: see how they stand, and move them live."""
+    invocation.obj = Options(kubeconfig, context, namespace)
+
+
+@main.command()
+@click.argument("vm", required=False)
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace (default: the context's).")
+@click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="VMs and volumes of every namespace.")
+@click.pass_obj
+def status(options: Options, vm: str | None, namespace: str | None, everywhere: bool) -> None:
+    """All hosts and VMs; or one VM with its disks, moves and latest events."""
+    from kubectl_xen import status as show
+
+    if vm and everywhere:
+        raise click.UsageError("write a VM's name or --all-namespaces, not both")
+    options.namespace = namespace or options.namespace
+    cluster, console = options.connect(), _console()
+    if vm:
+        found = cluster.vm(vm)
+        show.one(console, found, cluster.volumes(), cluster.events(found))
+        return
+    where = "in any namespace" if everywhere else f'in namespace "{cluster.namespace}"'
+    volumes, vms = cluster.volumes(everywhere), cluster.vms(everywhere)
+    show.overview(console, cluster.nodes(), volumes, vms, everywhere=everywhere, where=where)
+
+
+@main.command()
+@click.argument("vm")
+@click.argument("node")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace (default: the context's).")
+@click.option("-w", "--watch", "follow", is_flag=True, help="Show the progress until the move ended.")
+@click.pass_context
+def migrate(invocation: click.Context, /, vm: str, node: str, namespace: str | None, follow: bool) -> None:
+    """Move VM to NODE while it runs, by editing its spec.node.
+
+    Moving it back to where it is cancels the move, until the hand-over begins.
+    """
+    from kubectl_xen import move, view
+
+    options: Options = invocation.obj
+    options.namespace = namespace or options.namespace
+    cluster, console = options.connect(), _console()
+    before, after = move.request(cluster, vm, node)
+    source = view.placed_on(before)
+    if before is after and source == node and not view.migration(before):
+        console.print(f"{vm} is on {node} already", highlight=False)
+        return
+    said = "already asks for" if before is after else "now asks for"
+    console.print(f"spec.node of {vm} {said} {node}", highlight=False)
+    tool = view.owned_by_git(before)
+    if tool and before is not after:
+        console.print(f"{tool} writes this VM's spec: change it in Git too, or it will be moved back", highlight=False)
+    if not follow:
+        console.print(f"see it move: kubectl xen migrate {vm} {node} --watch", highlight=False)
+        return
+    try:
+        invocation.exit(move.watch(console, cluster, before, after, node))
+    except KeyboardInterrupt:
+        back = f"; to cancel it: kubectl xen migrate {vm} {source}" if source not in {"-", node} else ""
+        console.print(f"\nthe move goes on{back}", highlight=False)
+        invocation.exit(130)
+
+
+if __name__ == "__main__":
+    main()
