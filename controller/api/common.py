@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from controller.api.rules import Rule, checked, text, validations
+
 GROUP = "xentandem.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -64,14 +66,46 @@ Quantity = Annotated[
 ]
 """A Kubernetes quantity, kept as it was written ("512Mi"); a bare number is bytes. See `quantity_bytes`."""
 
+
+def mebibytes(least: str, most: str) -> dict[str, Any]:
+    """Rules for a quantity that tools take in MiB, between both limits."""
+    amount = "quantity(string(self))"
+    return validations(
+        Rule("isQuantity(string(self))", "write a quantity such as 512Mi or 4Gi"),
+        Rule(
+            f"!isQuantity(string(self)) || ({amount}.isInteger() && {amount}.asInteger() % {MIB} == 0)",
+            "write a whole number of MiB, such as 512Mi or 4Gi: what lvcreate and xl call 512M is 512Mi here",
+        ),
+        Rule(
+            f"!isQuantity(string(self)) || ({amount}.compareTo(quantity('{least}')) >= 0"
+            f" && {amount}.compareTo(quantity('{most}')) <= 0)",
+            f"write at least {least} and at most {most}",
+        ),
+    )
+
+
 Time = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC, as it is in JSON: "2031-02-01T10:00:00Z"."""
 
-NodeName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+NodeName = Annotated[
+    str,
+    checked(
+        text("[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "write the name of a XenNode, such as mk1 (kubectl get xnode)"),
+        max_length=63,
+    ),
+]
 """Name of a XenNode: `uname -n` of the dom0 (drbd.conf(5), `on host-name`)."""
 
-ToolName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
-"""A name that tools get as an argument or in a path: an LV, a VG (lvm(8), VALID NAMES), a DRBD resource, a bridge."""
+GroupName = Annotated[
+    str,
+    checked(
+        text(
+            "[A-Za-z0-9_+][A-Za-z0-9_.+-]*", "write the name of an LVM volume group, such as vg0 (lvm(8), VALID NAMES)"
+        ),
+        max_length=63,
+    ),
+]
+"""Name of an LVM volume group."""
 
 
 class ApiModel(BaseModel):

@@ -4,27 +4,147 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, computed_field
+from pydantic import ConfigDict, Field, computed_field
 
 from controller.api.common import (
     ApiModel,
     ApiObject,
+    GroupName,
     NodeName,
     OperationRecord,
     Quantity,
     Status,
     Time,
-    ToolName,
+    mebibytes,
     quantity_bytes,
-)  # fmt: skip
+)
+from controller.api.rules import PATH, Rule, checked, immutable, text, validations
+
+_LV_SAY = (
+    "write a name such as vm_shaolin: letters, digits and _ . + -, not beginning with - or ., and none that LVM"
+    " reserves (lvm(8), VALID NAMES)"
+)
+_LV_RESERVED = (
+    "^(snapshot|pvmove)"
+    "|_(cdata|cmeta|corig|cvol|iorig|mimage|mlog|pmspare|rimage|rmeta|tdata|tmeta|vdata|vorigin|wcorig)"
+)
+LogicalVolumeName = Annotated[
+    str,
+    checked(
+        text("[A-Za-z0-9_+][A-Za-z0-9_.+-]*", _LV_SAY),
+        Rule(f"!self.matches('{_LV_RESERVED}')", _LV_SAY),
+        max_length=63,
+    ),
+]
+ResourceName = Annotated[
+    str,
+    checked(
+        text("[A-Za-z0-9_][A-Za-z0-9_.+-]*", "write a name such as vm_shaolin: letters, digits and _ . + -"),
+        Rule(
+            "self != 'all' && !self.matches('^(minor-)?[0-9]+$')",
+            "drbdadm takes all for every resource, numbers and minor-1 for devices: write a name such as vm_shaolin",
+        ),
+        max_length=63,
+    ),
+]
+
+# What the names are when they are left out, from the root of the object.
+_RESOURCE = "self.metadata.name.replace('-', '_')"
+_LV = f"(has(self.spec.resource) ? self.spec.resource : {_RESOURCE})"
+# device-mapper's names have at most 127 bytes, with each - doubled; what is kept after deletion gets a longer name.
+_DM_LENGTH = (
+    "size(self.spec.logicalVolume.group.replace('-', '--')) + size((has(self.spec.logicalVolume.name)"
+    f" ? self.spec.logicalVolume.name : {_LV}).replace('-', '--'))"
+)
+_VOLUME_RULES = validations(
+    Rule(
+        f"has(self.spec.resource) || !({_RESOURCE}.matches('^(all|[0-9]+)$'))",
+        "drbdadm takes all for every resource and numbers for devices: choose another name, such as vm-shaolin, or"
+        " write spec.resource",
+        path=".metadata.name",
+    ),
+    Rule(
+        f"has(self.spec.logicalVolume.name) || !({_LV}.matches('{_LV_RESERVED}'))",
+        "left out, the logical volume's name would be one that LVM reserves (lvm(8), VALID NAMES): write one, such as"
+        " vm_shaolin",
+        path=".spec.logicalVolume.name",
+    ),
+    Rule(
+        f"{_DM_LENGTH} <= 90",
+        "together the names of volume group and logical volume may have 90 characters, each - counted twice: write"
+        " shorter ones",
+        path=".spec.logicalVolume",
+    ),
+)
+
+_COMPARABLE = "isQuantity(string(self.size)) && isQuantity(string(oldSelf.size))"
+_GROWTH = "quantity(string(self.size)).compareTo(quantity(string(oldSelf.size)))"
+_SHRINK_SAY = "a volume cannot shrink: keep {}, or make a new, smaller DrbdVolume and copy the data over"
+_GROW_SAY = "growing is not supported yet: keep {}, or make a new, larger DrbdVolume and copy the data over"
+
+
+def _with_old_size(say: str) -> str:
+    before, after = say.split("{}")
+    return f"'{before}' + string(oldSelf.size) + '{after}'"
+
+
+_SPEC_RULES = validations(
+    Rule(
+        f"!({_COMPARABLE} && {_GROWTH} < 0)",
+        _SHRINK_SAY.format("the size"),
+        path=".size",
+        show=_with_old_size(_SHRINK_SAY),
+        forbidden=True,
+    ),
+    Rule(
+        f"!({_COMPARABLE} && {_GROWTH} > 0)",
+        _GROW_SAY.format("the size"),
+        path=".size",
+        show=_with_old_size(_GROW_SAY),
+        forbidden=True,
+    ),
+    immutable("logicalVolume", "the logical volume holds the data and cannot be exchanged: make a new DrbdVolume"),
+    immutable("nodes", "replicas cannot be moved to other hosts yet: make a new DrbdVolume", optional=True),
+    immutable("resource", "the DRBD resource cannot be renamed: make a new DrbdVolume", optional=True),
+    immutable(
+        "device",
+        "minor and port are in use on both hosts and stay as they are (see status.device): make a new DrbdVolume",
+        optional=True,
+    ),
+    immutable("metaDisk", "DRBD's metadata cannot be moved: make a new DrbdVolume"),
+    immutable("content", "content is written to a new volume only: make a new DrbdVolume with it", optional=True),
+    Rule(
+        "!has(self.content) || !has(self.content.filesystem) || self.content.filesystem != 'xfs'"
+        " || !isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('304Mi')) >= 0",
+        "xfs needs at least 304Mi (mkfs.xfs(8)): write a larger size, or filesystem: ext4",
+        path=".size",
+    ),
+)
+_META_DISK_RULES = validations(
+    Rule(
+        "self.type != 'External' || has(self.group)",
+        "External metadata needs a volume group: write metaDisk: {type: External, group: vgmeta}",
+        path=".group",
+    ),
+    Rule(
+        "self.type != 'Internal' || !has(self.group)",
+        "Internal metadata is on the volume itself: leave group out, or write type: External",
+        path=".group",
+    ),
+)
+_RATE_SAY = "write a speed in bytes a second with K, M or G and nothing more, such as 500M; at most 4G (drbd.conf(5))"
+_RATE_LIMIT = (
+    "!self.matches('^[1-9][0-9]{0,6}[KM]$')"
+    " || int(self.substring(0, size(self) - 1)) <= (self.endsWith('K') ? 4194304 : 4096)"
+)
 
 
 class LogicalVolumeRef(ApiModel):
     """The logical volume that holds the data on each host."""
 
-    group: ToolName
+    group: GroupName
     """LVM volume group, such as vg0; each host that gets a replica must list it in its XenNode's volumeGroups."""
-    name: ToolName | None = None
+    name: LogicalVolumeName | None = None
     """Name of the logical volume, such as vm_shaolin; omitted: the resource's name."""
 
 
@@ -33,24 +153,43 @@ class Device(ApiModel):
 
     minor: Annotated[int | None, Field(ge=0, le=1048575)] = None
     """Minor number: 1 makes /dev/drbd1. Omitted: the controller chooses one that is free on both hosts."""
-    port: Annotated[int | None, Field(ge=1024, le=65535)] = None
+    port: Annotated[
+        int | None,
+        checked(
+            Rule(
+                "!(self in [7000, 8002, 8003])",
+                "7000, 8002 and 8003 belong to other services of the hosts: write another port, such as 7789",
+            ),
+            ge=1024,
+            le=65535,
+        ),
+    ] = None
     """TCP port of the replication, such as 7789. Omitted: the controller chooses one that is free on both hosts."""
 
 
 class MetaDisk(ApiModel):
     """Where DRBD keeps its own metadata."""
 
+    model_config = ConfigDict(json_schema_extra=_META_DISK_RULES)
+
     type: Literal["Internal", "External"] = "Internal"
     """Internal: at the end of the logical volume, which is therefore a little larger than the disk that the VM sees.
     External: in a logical volume of its own, named like the data's with _meta added."""
-    group: ToolName | None = None
+    group: GroupName | None = None
     """LVM volume group for External metadata, such as vgmeta; not used with Internal."""
 
 
 class Sync(ApiModel):
     """How the replicas are made and kept identical."""
 
-    rate: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[KMG]?$", max_length=10)] = "500M"
+    rate: Annotated[
+        str,
+        checked(
+            text("[1-9][0-9]{0,6}[KM]|[1-4]G", _RATE_SAY),
+            Rule(_RATE_LIMIT, _RATE_SAY),
+            max_length=16,
+        ),
+    ] = "500M"
     """Highest speed of a resynchronisation in bytes a second, in drbd.conf's units: 500M is 500 MiB/s."""
     verify_alg: Literal["md5", "sha1", "sha256", "sha512", "crc32c"] = "sha1"
     """Checksum that an online verification compares blocks with."""
@@ -59,16 +198,48 @@ class Sync(ApiModel):
 class Image(ApiModel):
     """An image of a disk or file system that is written to the volume once."""
 
-    path: Annotated[str | None, Field(max_length=1024, pattern=r"^/[^\x00-\x1f]*$")] = None
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            Rule("has(self.path) != has(self.url)", "say where the image is: write either path or url"),
+        )
+    )
+
+    path: Annotated[
+        str | None, checked(text(PATH, "write an absolute path, such as /srv/images/guest.img"), max_length=1024)
+    ] = None
     """Absolute path of a raw image on the host that writes it."""
-    url: Annotated[str | None, Field(max_length=2048, pattern=r"^https://[^\s\x00-\x1f]+$")] = None
+    url: Annotated[
+        str | None,
+        checked(
+            Rule(
+                "isURL(self) && self.startsWith('https://')",
+                "write an https:// address, such as https://images.example.org/guest.img",
+            ),
+            max_length=2048,
+        ),
+    ] = None
     """https:// address of a raw image."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+    sha256: Annotated[
+        str,
+        checked(
+            text("[0-9a-f]{64}", "write the 64 lower-case hexadecimal digits that sha256sum prints for the image"),
+            max_length=128,
+        ),
+    ]
     """SHA-256 checksum of the image, 64 lower-case hexadecimal digits (what sha256sum prints)."""
 
 
 class Content(ApiModel):
     """What is written to a new volume, once; without it the volume stays blank."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            Rule(
+                "has(self.filesystem) != has(self.image)",
+                "write either filesystem or image; for a blank volume leave content out",
+            ),
+        )
+    )
 
     filesystem: Literal["ext4", "xfs"] | None = None
     """Make this file system on the volume."""
@@ -79,13 +250,24 @@ class Content(ApiModel):
 class DrbdVolumeSpec(ApiModel):
     """What the volume shall be."""
 
-    size: Quantity
+    model_config = ConfigDict(json_schema_extra=_SPEC_RULES)
+
+    size: Annotated[Quantity, Field(json_schema_extra=mebibytes("4Mi", "1Pi"))]
     """Size of the logical volume, as given to lvcreate -L, in Kubernetes' units: 512Mi. Internal metadata is in it."""
     logical_volume: LogicalVolumeRef
     """The logical volume that holds the data on each host."""
-    nodes: Annotated[tuple[NodeName, ...] | None, Field(min_length=2, max_length=2)] = None
+    nodes: Annotated[
+        tuple[NodeName, ...] | None,
+        checked(
+            Rule(
+                "size(self) == 2 && self[0] != self[1]",
+                "name two different XenNodes, such as [mk1, mk2], or leave nodes out",
+            ),
+            max_length=2,
+        ),
+    ] = None
     """The two XenNodes that hold a replica; omitted: the controller chooses two."""
-    resource: ToolName | None = None
+    resource: ResourceName | None = None
     """Name of the DRBD resource; omitted: the object's name with each - replaced by _ (vm-shaolin: vm_shaolin)."""
     device: Device = Device()
     """The numbers that DRBD knows the volume by; what is omitted is allocated, and then in status.device."""
@@ -175,8 +357,13 @@ class SyncStatus(ApiModel):
     """Speed now, such as 40 MiB/s."""
     time_left: Annotated[str, Field(max_length=32)] = ""
     """Estimated time to the end, such as 0:00:03."""
+    observed_at: Time | None = None
+    """When these numbers were taken."""
 
-    @computed_field(description="Progress in one text, for the SYNC column: 45% 40 MiB/s 0:00:03.")  # type: ignore[prop-decorator]
+    @computed_field(  # type: ignore[prop-decorator]
+        description="Progress in one text, for the SYNC column: 45% 40 MiB/s 0:00:03.",
+        json_schema_extra={"maxLength": 160},
+    )
     @property
     def summary(self) -> str:
         return " ".join(part for part in (f"{self.percent:g}%", self.rate, self.time_left) if part)
@@ -227,6 +414,8 @@ class DrbdVolumeStatus(Status):
 
 class DrbdVolume(ApiObject):
     """A disk for VMs: a logical volume on each of two hosts, kept identical by DRBD."""
+
+    model_config = ConfigDict(json_schema_extra=_VOLUME_RULES)
 
     kind: Literal["DrbdVolume"] = "DrbdVolume"
     spec: DrbdVolumeSpec

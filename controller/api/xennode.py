@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from controller.api.common import ApiModel, ApiObject, NodeName, Quantity, Status, ToolName
+from controller.api.common import ApiModel, ApiObject, GroupName, NodeName, Quantity, Status
+from controller.api.rules import Rule, checked, validations
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Address = Annotated[str, Field(min_length=1, max_length=253)]
+
+_UNSET = "['0.0.0.0', '255.255.255.255']"
+_HOST = (
+    "isIP(self) ? ip(self).family() == 4 && !(self in " + _UNSET + ") : "
+    "(self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$') && !self.matches('^[0-9.]+$'))"
+)
+Address = Annotated[
+    str,
+    checked(
+        Rule(_HOST, "write an IPv4 address such as 10.0.0.81, or a host name, without a scheme and without a port"),
+        max_length=253,
+    ),
+]
 
 
 class AgentEndpoint(ApiModel):
@@ -24,7 +37,17 @@ class AgentEndpoint(ApiModel):
 class Replication(ApiModel):
     """The network that DRBD replicates over."""
 
-    address: Address
+    address: Annotated[
+        str,
+        checked(
+            Rule(
+                "isIP(self) && ip(self).family() == 4 && (ip(self).isGlobalUnicast() || ip(self).isLoopback())",
+                "write the IPv4 address that DRBD uses on this host, such as 10.0.0.81: it takes no host name"
+                " (drbd.conf(5)), and each volume adds its own port",
+            ),
+            max_length=63,
+        ),
+    ]
     """IPv4 address that DRBD listens on and connects to, such as 10.0.0.81; each volume adds its own port."""
 
 
@@ -33,16 +56,35 @@ class Relocation(ApiModel):
 
     enabled: bool = True
     """false: no VM can be moved to this host (xend-relocation-server no)."""
-    address: Annotated[str, Field(max_length=253)] = ""
+    address: Annotated[
+        str,
+        checked(
+            Rule(
+                f"self == '' || ({_HOST})",
+                "write an IPv4 address such as 10.0.0.81, or a host name, without a port; or leave it out",
+            ),
+            max_length=253,
+        ),
+    ] = ""
     """IP address or host name that moves to this host arrive at and where the agent listens; empty: agent.address."""
     port: Port = 8002
     """TCP port for moves to this host (xend-relocation-port)."""
-    allow_from: Annotated[tuple[NodeName, ...], Field(max_length=64)] = ()
+    allow_from: Annotated[tuple[NodeName, ...], checked(extra={"x-kubernetes-list-type": "set"}, max_length=64)] = ()
     """Names of the XenNodes that may move VMs to this host; empty: every one (xend-relocation-hosts-allow)."""
 
 
 class XenNodeSpec(ApiModel):
     """What the host is and may be used for."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            Rule(
+                "!has(self.relocation) || self.relocation.port != self.agent.port",
+                "relocation.port and agent.port are the same: give each its own, such as 8002 and 8003",
+                path=".relocation.port",
+            ),
+        )
+    )
 
     agent: AgentEndpoint
     """Where the controller reaches the host's xentandem-agent."""
@@ -50,7 +92,14 @@ class XenNodeSpec(ApiModel):
     """The network that DRBD replicates over."""
     relocation: Relocation = Relocation()
     """Whether and where live migrations come in."""
-    volume_groups: Annotated[tuple[ToolName, ...], Field(min_length=1, max_length=16)]
+    volume_groups: Annotated[
+        tuple[GroupName, ...],
+        checked(
+            Rule("size(self) > 0", "name at least one LVM volume group of the host, such as [vg0] (see vgs(8))"),
+            extra={"x-kubernetes-list-type": "set"},
+            max_length=16,
+        ),
+    ]
     """LVM volume groups of the host in which logical volumes may be made, such as vg0. Nothing else is touched."""
     schedulable: bool = True
     """false: no new volume and no VM without spec.node is placed here. What is here stays."""
