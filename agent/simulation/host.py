@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.host import CommandTimedOut, Completed, Job, PipedProcess
-from agent.simulation.devices import Device, Devices
+from agent.simulation.devices import Device, Devices, os_error
 from agent.simulation.files import VirtualFiles
 from agent.simulation.process import (
     Command,
@@ -28,6 +28,7 @@ from agent.simulation.process import (
 
 if TYPE_CHECKING:
     from agent.simulation.cluster import Simulation
+    from agent.simulation.lvm import VolumeGroups
 
 IMAGE_CHUNK = 1 << 20
 
@@ -62,6 +63,7 @@ class SimulatedHost:
         self.on = False
         self.boot_id = ""
         self.booted_at = 0.0
+        self.volume_groups: VolumeGroups  # set by `programs.install`, as the next ones
         self._jobs: dict[str, SimulatedJob] = {}
         self._hung: set[str] = set()
         self._dmesg: list[str] = []
@@ -172,6 +174,13 @@ class SimulatedHost:
         """
         self._must_be_on()
         return self.devices.open(path, mode)
+
+    def device_size(self, path: str) -> int:
+        """Bytes, also of a device that can't be opened now (as BLKGETSIZE64 on the node). Raises OSError (ENOENT)."""
+        self._must_be_on()
+        if (block := self.devices.get(path)) is None:
+            raise os_error(errno.ENOENT, path)
+        return block.size
 
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         """`source_path` is a virtual file, or a real one under the host's folder `files`."""

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from agent.host import Completed
+from agent.simulation import filesystems, lvm_commands
 from agent.simulation.process import Process, done, failed
 
 if TYPE_CHECKING:
@@ -50,5 +51,7 @@ def install(host: SimulatedHost) -> None:
     host.add_command("dmesg", dmesg)
     host.add_command("true", true)
     host.add_program("sleep", sleep)
+    filesystems.install(host)
+    host.volume_groups = lvm_commands.install(host)
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module("agent.simulation.xl").install(host)

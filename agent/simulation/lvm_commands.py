@@ -1,0 +1,191 @@
+"""lvcreate, lvextend, lvremove, lvrename, lvchange with LVM 2.03's words and exit statuses (0, 3, 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agent.host import Completed
+from agent.simulation.filesystems import signature, wipe
+from agent.simulation.lvm import EXTENT, LogicalVolume, VolumeGroup, VolumeGroups, extents_of
+from agent.simulation.lvm_arguments import BAD_ARGUMENTS, FAILED, Arguments, LvmError, parse_size
+from agent.simulation.lvm_report import lvs, pvs, size_text, vgs
+from agent.simulation.process import Command, done, failed
+
+if TYPE_CHECKING:
+    from agent.simulation.host import SimulatedHost
+
+
+class LvmCommands:
+    def __init__(self, host: SimulatedHost, groups: VolumeGroups) -> None:
+        self._host = host
+        self._groups = groups
+
+    def install(self) -> None:
+        functions: dict[str, Callable[[list[str]], str]] = {
+            "lvcreate": self._create,
+            "lvextend": self._extend,
+            "lvremove": self._remove,
+            "lvrename": self._rename,
+            "lvchange": self._change,
+            "lvs": lambda arguments: lvs(self._groups, arguments),
+            "vgs": lambda arguments: vgs(self._groups, arguments),
+            "pvs": lambda arguments: pvs(self._groups, arguments),
+        }
+        for name, function in functions.items():
+            self._host.add_command(name, _command(function))
+
+    def _group(self, name: str) -> VolumeGroup:
+        if (group := self._groups.groups.get(name)) is None:
+            raise LvmError(FAILED, f'  Volume group "{name}" not found\n  Cannot process volume group {name}\n')
+        return group
+
+    def _volume(self, path: str) -> LogicalVolume:
+        group, _, name = path.removeprefix("/dev/").partition("/")
+        volume = self._group(group).volumes.get(name)
+        if volume is None:
+            raise LvmError(FAILED, f'  Failed to find logical volume "{group}/{name}"\n')
+        return volume
+
+    def _create(self, argv: list[str]) -> str:
+        parser = Arguments("lvcreate")
+        parser.add_argument("-L", "--size")
+        parser.add_argument("-l", "--extents", type=int)
+        parser.add_argument("-n", "--name", required=True)
+        parser.add_argument("-W", "--wipesignatures", choices=("y", "n"), default="y")
+        parser.add_argument("-Z", "--zero", choices=("y", "n"), default="y")
+        parser.add_argument("--addtag", action="append", default=[])
+        parser.add_argument("group")
+        given = parser.parse_args(argv)
+        if (given.size is None) == (given.extents is None):
+            raise LvmError(
+                BAD_ARGUMENTS, "  Please specify either size or extents (not both)\n  Run `lvcreate --help'.\n"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}", given.name):
+            raise LvmError(
+                BAD_ARGUMENTS, f'  Logical volume name "{given.name}" is invalid.\n  Run `lvcreate --help\'.\n'
+            )
+        output, extents = "", given.extents
+        if given.size is not None:
+            size = parse_size(given.size)
+            extents = extents_of(size)
+            if size % EXTENT:
+                output += f"  Rounding up size to full physical extent {size_text(extents * EXTENT)}\n"
+        if not extents:
+            raise LvmError(BAD_ARGUMENTS, "  Please specify a size larger than zero.\n")
+        group = self._group(given.group)
+        if given.name in group.volumes:
+            raise LvmError(FAILED, f'  Logical Volume "{given.name}" already exists in volume group "{group.name}"\n')
+        if extents > group.free:
+            raise LvmError(
+                FAILED,
+                f'  Volume group "{group.name}" has insufficient free space '
+                f"({group.free} extents): {extents} required.\n",
+            )
+        volume = self._groups.create(group, given.name, extents, given.addtag)
+        if given.wipesignatures == "y" and (kind := signature(volume.file.read)):
+            output += f"  Wiping {kind} signature on {volume.path}.\n"
+            wipe(volume.file.write)
+        self._host.truth.note(self._host.name, f"logical volume {group.name}/{volume.name} of {volume.size} bytes made")
+        return output + f'  Logical volume "{volume.name}" created.\n'
+
+    def _extend(self, argv: list[str]) -> str:
+        parser = Arguments("lvextend")
+        parser.add_argument("-L", "--size", required=True)
+        parser.add_argument("volume")
+        given = parser.parse_args(argv)
+        volume = self._volume(given.volume)
+        added = given.size.startswith("+")
+        size = parse_size(given.size.removeprefix("+"))
+        before, after = volume.extents, extents_of(size + (volume.size if added else 0))
+        output = ""
+        if size % EXTENT:
+            output += f"  Rounding size to boundary between physical extents: {size_text(after * EXTENT)}.\n"
+        if after == before:
+            raise LvmError(FAILED, f"  New size ({after} extents) matches existing size ({before} extents).\n")
+        if after < before:
+            raise LvmError(
+                FAILED, f"  New size given ({after} extents) not larger than existing size ({before} extents)\n"
+            )
+        if after - before > volume.group.free:
+            raise LvmError(
+                FAILED,
+                f"  Insufficient free space: {after - before} extents needed, but only {volume.group.free} available\n",
+            )
+        old = volume.size
+        volume.file.resize(after * EXTENT)
+        full = f"{volume.group.name}/{volume.name}"
+        return (
+            f"{output}  Size of logical volume {full} changed from {size_text(old)} ({before} extents) "
+            f"to {size_text(volume.size)} ({after} extents).\n  Logical volume {full} successfully resized.\n"
+        )
+
+    def _remove(self, argv: list[str]) -> str:
+        parser = Arguments("lvremove")
+        parser.add_argument("-f", "--force", action="count", default=0)
+        parser.add_argument("volume")
+        given = parser.parse_args(argv)
+        volume = self._volume(given.volume)
+        full = f"{volume.group.name}/{volume.name}"
+        if volume.opens:
+            raise LvmError(FAILED, f"  Logical volume {full} in use.\n")
+        if not (given.yes or given.force):
+            question = f"Do you really want to remove active logical volume {full}? [y/n]: [n]\n"
+            raise LvmError(FAILED, f"{question}  Logical volume {full} not removed.\n")
+        self._groups.remove(volume)
+        self._host.truth.note(self._host.name, f"logical volume {full} removed")
+        return f'  Logical volume "{volume.name}" successfully removed.\n'
+
+    def _rename(self, argv: list[str]) -> str:
+        parser = Arguments("lvrename")
+        parser.add_argument("names", nargs="+")
+        names = parser.parse_args(argv).names
+        if len(names) == 3:
+            group, old, new = names
+        elif len(names) == 2:
+            group, _, old = names[0].removeprefix("/dev/").partition("/")
+            new = names[1].removeprefix("/dev/").rpartition("/")[2]
+        else:
+            raise LvmError(BAD_ARGUMENTS, "  Old and new logical volume names required\n  Run `lvrename --help'.\n")
+        old, new = old.rpartition("/")[2], new.rpartition("/")[2]
+        volumes = self._group(group).volumes
+        if old == new:
+            raise LvmError(BAD_ARGUMENTS, "  Old and new logical volume names must differ\n  Run `lvrename --help'.\n")
+        if new in volumes:
+            raise LvmError(FAILED, f'  Logical volume "{new}" already exists in volume group "{group}"\n')
+        if old not in volumes:
+            raise LvmError(FAILED, f'  Existing logical volume "{old}" not found in volume group "{group}"\n')
+        self._groups.rename(volumes[old], new)
+        return f'  Renamed "{old}" to "{new}" in volume group "{group}"\n'
+
+    def _change(self, argv: list[str]) -> str:
+        parser = Arguments("lvchange")
+        parser.add_argument("--addtag", action="append", default=[])
+        parser.add_argument("--deltag", action="append", default=[])
+        parser.add_argument("volume")
+        given = parser.parse_args(argv)
+        volume = self._volume(given.volume)
+        if not given.addtag and not given.deltag:
+            raise LvmError(BAD_ARGUMENTS, "  Need 1 or more of --addtag, --deltag.\n  Run `lvchange --help'.\n")
+        volume.tags = [tag for tag in volume.tags if tag not in given.deltag]
+        volume.tags += [tag for tag in given.addtag if tag not in volume.tags]
+        return f"  Logical volume {volume.group.name}/{volume.name} changed.\n"
+
+
+def _command(function: Callable[[list[str]], str]) -> Command:
+    async def command(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
+        try:
+            return done(argv, function(argv[1:]))
+        except LvmError as error:
+            return failed(argv, error.status, error.text)
+
+    return command
+
+
+def install(host: SimulatedHost) -> VolumeGroups:
+    groups = VolumeGroups(host)
+    host.devices.add_driver(groups.find)
+    host.on_power_off.append(groups.power_off)
+    LvmCommands(host, groups).install()
+    return groups
