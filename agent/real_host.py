@@ -1,0 +1,285 @@
+"""The real dom0: commands as subprocesses without a shell, files of its filesystem, jobs that outlive the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import os
+import signal
+import stat
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from agent.host import CommandTimedOut, Completed
+from agent.real_jobs import Jobs, RealJob, end_marked, environment, sync_folder
+
+OUTPUT_LIMIT = 16 << 20
+"""Bytes of one command's output (each of the two). A command that says more is killed: it is not what we started."""
+_LINE_LIMIT = 1 << 20
+_CHUNK = 4 << 20
+_DRAIN_SECONDS = 1.0
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class RealHost:
+    """`agent.host.Host` of the machine it runs on. `state_dir` keeps the files of jobs (in `jobs/`)."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._jobs = Jobs(state_dir / "jobs")
+        # Of its own: a file of a hung driver (sysfs, a dead disk) holds a thread, and may not hold up everything else
+        self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="host")
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    async def run(self, argv: Sequence[str], *, timeout: float = 30.0, stdin: bytes = b"") -> Completed:
+        process = await self._spawn(argv)
+        output, errors = _Collector(process.stdout), _Collector(process.stderr)
+        tasks = [asyncio.create_task(part.fill(process)) for part in (output, errors)]
+        tasks.append(asyncio.create_task(_feed(process, stdin)))
+        try:
+            async with asyncio.timeout(timeout):
+                status = await process.wait()
+                # A daemon that the command left behind may hold its output open: the command itself has ended
+                await asyncio.wait(tasks, timeout=_DRAIN_SECONDS)
+        except TimeoutError:
+            raise CommandTimedOut(argv, timeout) from None
+        finally:
+            _end_group(process)
+            for task in tasks:
+                task.cancel()
+            _close(process)
+        return Completed(tuple(argv), status, output.text(), errors.text())
+
+    @asynccontextmanager
+    async def follow(self, argv: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
+        process = await self._spawn(argv, stderr=asyncio.subprocess.DEVNULL)
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            yield _lines(process.stdout)
+        finally:
+            _end_group(process)
+            _close(process)
+
+    async def start_job(self, scope: str, argv: Sequence[str]) -> RealJob:
+        return await self._jobs.start(scope, argv)
+
+    async def find_job(self, scope: str) -> RealJob | None:
+        return self._jobs.find(scope)
+
+    async def forget_job(self, scope: str) -> None:
+        self._jobs.forget(scope)
+
+    async def pipe(self, argv: Sequence[str]) -> RealPipe:
+        mark = f"pipe-{uuid.uuid4()}"
+        return RealPipe(await self._spawn(argv, mark=mark), mark)
+
+    async def _spawn(
+        self, argv: Sequence[str], *, mark: str | None = None, stderr: int = asyncio.subprocess.PIPE
+    ) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            *argv, stdin=pipe, stdout=pipe, stderr=stderr, env=environment(mark), start_new_session=True, cwd="/",
+            limit=_LINE_LIMIT,
+        )  # fmt: skip
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    async def read_text(self, path: str) -> str:
+        return await self._thread(Path(path).read_text, encoding="utf-8")
+
+    async def write_text(self, path: str, text: str, *, mode: int = 0o600) -> None:
+        await self._thread(_write, Path(path), text.encode(), mode)
+
+    async def remove(self, path: str) -> None:
+        await self._thread(Path(path).unlink, missing_ok=True)
+
+    async def list_dir(self, path: str) -> list[str]:
+        try:
+            return sorted(await self._thread(os.listdir, path))
+        except FileNotFoundError:
+            return []
+
+    async def exists(self, path: str) -> bool:
+        try:
+            await self._thread(os.stat, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # any other error is no answer, and is raised
+        return True
+
+    async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
+        stop = threading.Event()
+        try:
+            return await self._thread(_copy, source_path, device, stop)
+        finally:
+            stop.set()  # a caller that was cancelled does not leave a thread writing
+
+    def now(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, functools.partial(call, *args, **kwargs))
+
+
+class RealPipe:
+    """`agent.host.PipedProcess`: a subprocess whose standard input and output the agent carries."""
+
+    def __init__(self, process: asyncio.subprocess.Process, mark: str) -> None:
+        self._process, self._mark = process, mark
+        self.stdio = _Stdio(process)
+        self._said: list[str] = []
+        self._all_said = False
+        self._changed = asyncio.Condition()
+        self._reader = asyncio.create_task(self._read())
+
+    async def stderr(self) -> AsyncIterator[str]:
+        """Lines from the beginning, then as they come."""
+        at = 0
+        while True:
+            async with self._changed:
+                while len(self._said) <= at and not self._all_said:
+                    await self._changed.wait()
+                lines = self._said[at:]
+            if not lines:
+                return
+            at += len(lines)
+            for line in lines:
+                yield line
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL to it and to all that it started, helpers in sessions of their own too."""
+        await end_marked(self._mark)
+        await self._process.wait()
+
+    async def _read(self) -> None:
+        try:
+            async for line in _lines(self._process.stderr):
+                async with self._changed:
+                    self._said.append(line)
+                    self._changed.notify_all()
+        finally:
+            self._all_said = True
+            async with self._changed:
+                self._changed.notify_all()
+
+
+class _Stdio:
+    """`agent.host.ByteStream`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._in, self._out = process.stdin, process.stdout
+
+    async def read(self, limit: int) -> bytes:
+        return await self._out.read(limit)
+
+    async def write(self, data: bytes) -> None:
+        self._in.write(data)
+        await self._in.drain()
+
+    async def close_write(self) -> None:
+        self._in.close()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await self._in.wait_closed()
+
+
+class _Collector:
+    """One output of a command, up to the limit."""
+
+    def __init__(self, stream: asyncio.StreamReader | None) -> None:
+        assert stream is not None
+        self._stream, self._data = stream, bytearray()
+
+    async def fill(self, process: asyncio.subprocess.Process) -> None:
+        while chunk := await self._stream.read(1 << 16):
+            self._data += chunk
+            if len(self._data) > OUTPUT_LIMIT:
+                _end_group(process)
+                return
+
+    def text(self) -> str:
+        return self._data.decode(errors="replace")
+
+
+async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _lines(stream: asyncio.StreamReader | None) -> AsyncIterator[str]:
+    assert stream is not None
+    while line := await stream.readline():
+        yield line.decode(errors="replace").rstrip("\n")
+
+
+def _end_group(process: asyncio.subprocess.Process) -> None:
+    """SIGKILL to a command's process group, unless the command ended by itself.
+
+    Not waited for: one in uninterruptible sleep ends when the kernel lets it, and is reaped then.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _close(process: asyncio.subprocess.Process) -> None:
+    """Let go of its pipes, also of those that a daemon it left behind keeps open. asyncio has no public way."""
+    process._transport.close()  # type: ignore[attr-defined]
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _copy(source_path: str, device: str, stop: threading.Event) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    # O_EXCL on a block device: refused while it is mounted or otherwise claimed (open(2))
+    target = os.open(device, os.O_WRONLY | os.O_EXCL)
+    try:
+        if not stat.S_ISBLK(os.fstat(target).st_mode):
+            raise OSError(15, "Block device required", device)
+        with open(source_path, "rb") as source:
+            while chunk := source.read(_CHUNK):
+                if stop.is_set():
+                    raise OSError(4, "Interrupted", device)
+                digest.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(target, view) :]
+                size += len(chunk)
+        os.fsync(target)
+    finally:
+        os.close(target)
+    return size, digest.hexdigest()
