@@ -134,6 +134,13 @@ class VolumeService(Protocol):
         """Journal the role that this host keeps from now on, without acting: before a hand-over's first effect."""
         ...
 
+    def mark_used(self, resource: str, uid: str) -> None:
+        """Journal that a domain here has it as its disk: from then on no content is ever written onto it.
+
+        Call it before `xl create` and before a migration target attaches the disk. Refused if it is not ours.
+        """
+        ...
+
 
 class DomainService(Protocol):
     """`agent.domains.Domains(context)` (`PUT/DELETE /v1/domains`, `POST /v1/preflight`).

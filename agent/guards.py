@@ -69,13 +69,13 @@ def volume_is_ours(facts: MetadataFacts) -> Refusal | None:
         return None
     return Refusal(
         reason="LogicalVolumeNotOurs",
-        message=f"{facts.record.lv_key} does not carry the tag {UID_TAG}{facts.record.desired.uid}; no metadata is made",
+        message=f"{facts.record.lv_key} does not carry the tag {UID_TAG}{facts.record.desired.uid}",
     )
 
 
 def metadata_never_made(facts: MetadataFacts) -> Refusal | None:
     """create-md never twice: if metadata was there and is gone, data may be behind it."""
-    if facts.record.metadata != "created":
+    if facts.record.metadata != "created" and facts.record.volume != "adopted":
         return None
     return Refusal(
         reason="MetadataLost",
@@ -124,7 +124,7 @@ def drbd_readable(facts: RoleFacts) -> Refusal | None:
     """Roles change only from a state that was read just now."""
     if facts.readable:
         return None
-    return Refusal(reason="Unreadable", message=f"DRBD could not be read on {facts.node}; {facts.resource} stays as it is")
+    return Refusal(reason="Unreadable", message=f"DRBD could not be read on {facts.node}; no role changes")
 
 
 def resource_is_up(facts: RoleFacts) -> Refusal | None:
@@ -157,7 +157,7 @@ def peer_not_primary(facts: RoleFacts) -> Refusal | None:
     """One Primary at every instant (DRBD refuses the second one too)."""
     if facts.kernel is None or facts.kernel.peer is None or facts.kernel.peer.role != "Primary":
         return None
-    return Refusal(reason="PeerIsPrimary", message=f"{facts.resource} is Primary on the other host; demote it there first")
+    return Refusal(reason="PeerIsPrimary", message=f"{facts.resource} is Primary on the other host; demote it there")
 
 
 def no_domain_uses(facts: RoleFacts) -> Refusal | None:
@@ -221,7 +221,7 @@ def never_forced(facts: ForceFacts) -> Refusal | None:
     if facts.record.forced_by not in (None, facts.operation):
         return Refusal(
             reason="AlreadyForced",
-            message=f"{facts.record.desired.resource} was forced Primary here once, by operation {facts.record.forced_by}",
+            message=f"{facts.record.desired.resource} was forced Primary here, by operation {facts.record.forced_by}",
         )
     volume = facts.logical_volume
     if volume is None or volume.owner_uid != facts.uid:
@@ -229,7 +229,7 @@ def never_forced(facts: ForceFacts) -> Refusal | None:
             reason="LogicalVolumeNotOurs", message=f"{facts.record.lv_key} is missing or carries another volume's tag"
         )
     if facts.record.forced_by is None and has_tag(volume, FORCED_TAG):
-        return Refusal(reason="AlreadyForced", message=f"the tag {FORCED_TAG} on {facts.record.lv_key} says it was done")
+        return Refusal(reason="AlreadyForced", message=f"{facts.record.lv_key} has the tag {FORCED_TAG}: it was done")
     return None
 
 
@@ -299,28 +299,34 @@ def primary_and_good(facts: ContentFacts) -> Refusal | None:
 
 
 def never_had_content(facts: ContentFacts) -> Refusal | None:
-    """Once in the volume's life; a writing that was interrupted may be done again by the same operation only."""
+    """Once in the volume's life; only a writing of ours that was interrupted or failed may be done again."""
     assert facts.record is not None
     record = facts.record
-    if record.content == "writing" and record.content_by == facts.operation:
-        return None
-    if record.content != "none":
-        return Refusal(
-            reason="HasContent",
-            message=f"{record.desired.resource} has content ({record.content} {record.content_detail}, operation"
-            f" {record.content_by}); it is never written over",
-        )
     if facts.logical_volume is None or facts.logical_volume.owner_uid != facts.uid:
         return Refusal(reason="LogicalVolumeNotOurs", message=f"{record.lv_key} is missing or carries another's tag")
-    if has_tag(facts.logical_volume, CONTENT_TAG):
-        return Refusal(reason="HasContent", message=f"the tag {CONTENT_TAG.rstrip('=')} on {record.lv_key} says it has content")
+    if record.content == "writing":
+        return None
+    if record.content != "none" or has_tag(facts.logical_volume, CONTENT_TAG):
+        return Refusal(
+            reason="HasContent",
+            message=f"{record.desired.resource} has content ({record.content_detail or 'by its tag'}, written by"
+            f" operation {record.content_by or 'unknown'}); it is never written over",
+        )
     return None
+
+
+def never_used(facts: ContentFacts) -> Refusal | None:
+    """What a domain here had as its disk holds that guest's data."""
+    assert facts.record is not None
+    if not facts.record.used:
+        return None
+    return Refusal(reason="HasContent", message=f"{facts.record.desired.resource} was the disk of a domain here")
 
 
 def no_signature(facts: ContentFacts) -> Refusal | None:
     """blkid finds no filesystem, partition table or other signature, except after our own interrupted writing."""
     assert facts.record is not None
-    if facts.record.content == "writing" and facts.record.content_by == facts.operation:
+    if facts.record.content == "writing":
         return None
     if facts.signature is False:
         return None
@@ -335,5 +341,6 @@ WRITE_CONTENT: tuple[Guard[ContentFacts], ...] = (
     content_record_matches,
     primary_and_good,
     never_had_content,
+    never_used,
     no_signature,
 )

@@ -40,9 +40,16 @@ class OwnershipFacts:
 
     @property
     def known_as_ours(self) -> bool:
-        """This resource's configuration is ours: the journal says so, or (journal lost) its LV carries this uid."""
+        """What runs under this name is ours: the journal, the configuration's owner, or (both lost) the LV's tag."""
         volume = (self.logical_volumes or {}).get(f"{self.desired.group}/{self.desired.logical_volume}")
-        return self.mine is not None or (volume is not None and volume.owner_uid == self.desired.uid)
+        return self.mine is not None or self.desired.uid in (
+            self.configuration.owner_uid if self.configuration else None,
+            volume.owner_uid if volume else None,
+        )
+
+    @property
+    def configuration(self) -> ResConfig | None:
+        return (self.configured or {}).get(self.desired.resource)
 
 
 def everything_readable(facts: OwnershipFacts) -> Refusal | None:
@@ -100,15 +107,13 @@ def resource_free(facts: OwnershipFacts) -> Refusal | None:
             reason="ResourceTaken",
             message=f"resource {resource} on {facts.node} belongs to {record.owner} (uid {record.desired.uid})",
         )
-    if facts.known_as_ours:
-        return None
-    found = (facts.configured or {}).get(resource)
-    if found is not None:
+    found = facts.configuration
+    if found is not None and found.owner_uid != facts.desired.uid:
+        who = f"the DrbdVolume with uid {found.owner_uid}" if found.owner_uid else "somebody else"
         return Refusal(
-            reason="ResourceTaken",
-            message=f"resource {resource} on {facts.node} is in {found.path}, which Xentandem did not write",
+            reason="ResourceTaken", message=f"resource {resource} on {facts.node} is in {found.path}, written by {who}"
         )
-    if resource in (facts.kernel or {}):
+    if resource in (facts.kernel or {}) and not facts.known_as_ours:
         return Refusal(
             reason="ResourceTaken",
             message=f"resource {resource} is up in the kernel of {facts.node} and was not made by Xentandem",
@@ -123,7 +128,7 @@ def minor_free(facts: OwnershipFacts) -> Refusal | None:
         if record.desired.minor == minor:
             return _taken("MinorTaken", f"minor {minor}", facts.node, f"resource {name} of {record.owner}")
     for name, configuration in (facts.configured or {}).items():
-        if name != resource and configuration.minor == minor:
+        if name != resource and minor in configuration.minors:
             return _taken("MinorTaken", f"minor {minor}", facts.node, f"resource {name} in {configuration.path}")
     for name, running in (facts.kernel or {}).items():
         if name != resource and running.minor == minor:
@@ -138,7 +143,7 @@ def port_free(facts: OwnershipFacts) -> Refusal | None:
         if record.desired.port == port:
             return _taken("PortTaken", f"port {port}", facts.node, f"resource {name} of {record.owner}")
     for name, configuration in (facts.configured or {}).items():
-        if name != resource and configuration.port == port:
+        if name != resource and port in configuration.ports:
             return _taken("PortTaken", f"port {port}", facts.node, f"resource {name} in {configuration.path}")
     return None
 
@@ -153,6 +158,10 @@ def logical_volume_free(facts: OwnershipFacts) -> Refusal | None:
         for record in facts.others.values():
             if key in (record.lv_key, record.metadata_key):
                 return _taken("LogicalVolumeTaken", f"logical volume {key}", facts.node, record.owner)
+        for name, configuration in (facts.configured or {}).items():
+            if name != desired.resource and f"/dev/{key}" in configuration.disks:
+                user = f"resource {name} in {configuration.path}"
+                return _taken("LogicalVolumeTaken", f"logical volume {key}", facts.node, user)
         volume = (facts.logical_volumes or {}).get(key)
         if volume is None or volume.owner_uid == desired.uid:
             continue
@@ -174,5 +183,3 @@ RESERVE: tuple[Guard[OwnershipFacts], ...] = (
     port_free,
     logical_volume_free,
 )
-
-

@@ -1,4 +1,4 @@
-"""What the journal keeps of one volume, and how VolumeState is put together from it and from what was observed. Pure."""
+"""What the journal keeps of one volume, and how VolumeState is made of it and of what was observed. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ class VolumeRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     desired: VolumeDesired
+    volume: Literal["none", "making", "made", "adopted"] = "none"
+    """made: it was there, so if it is gone, data is gone. adopted: it carried our uid before this journal knew it."""
     metadata: Literal["none", "creating", "created"] = "none"
+    options: str = ""  # VolumeDesired.options that the kernel was given
+    up_in: str = ""  # boot id in which the disk was attached: a detached disk in the same boot has failed
+    used: bool = False  # a domain here had it as its disk
     forced_by: str | None = None  # id of the operation that forced this host Primary, once in the resource's life
     content: ContentState = "none"
     content_by: str | None = None  # id of the operation that writes or wrote it
@@ -53,6 +58,15 @@ class VolumeRecord(BaseModel):
     def metadata_key(self) -> str | None:
         """group/name of the external metadata's LV."""
         return f"{self.desired.metadata_group}/{self.metadata_lv}" if self.desired.metadata_group else None
+
+    @property
+    def retained_lv(self) -> str:
+        """What the LV is called after its DrbdVolume was deleted with the policy Retain."""
+        return f"retained-{self.desired.logical_volume}-{self.desired.uid.replace('-', '')[:8]}"
+
+    @property
+    def device(self) -> str:
+        return f"/dev/drbd{self.desired.minor}"
 
 
 def assemble(
@@ -77,7 +91,7 @@ def assemble(
             content = "unknown"  # a journal before this one knew more
     minor, port = (desired.minor, desired.port) if desired else (None, None)
     if desired is None and configuration is not None:
-        minor, port = configuration.minor, configuration.port
+        minor, port = min(configuration.minors, default=None), min(configuration.ports, default=None)
     return VolumeState(
         resource=resource,
         uid=desired.uid if desired else None,
@@ -97,6 +111,7 @@ def assemble(
         forced=forced,
         content=content,
         content_detail=record.content_detail if record else "",
+        options=record.options if record else "",
         used_by=tuple(sorted(used_by)),
         problem=problem,
     )
@@ -116,3 +131,14 @@ def has_tag(volume: LogicalVolumeState, tag: str) -> bool:
     """The tag itself, or with a value (`tag=...`)."""
     bare = tag.rstrip("=")
     return any(one == bare or one.startswith(bare + "=") for one in volume.tags)
+
+
+def external_metadata_size(size: int) -> int:
+    """Bytes of the LV for external metadata of `size` bytes of data (drbd.conf(5), meta-disk): 8.4's layout, one peer.
+
+    A bit for every 4 KiB in a bitmap that is aligned to 4 KiB, 32 KiB of activity log, a block of 4 KiB; and a MiB to
+    spare, because LVM rounds the data volume up to its extent.
+    """
+    bits = -(-size // 4096)
+    bitmap = -(-(-(-bits // 64) * 8) // 4096) * 4096
+    return bitmap + (32 << 10) + (4 << 10) + (1 << 20)

@@ -28,14 +28,16 @@ class Content:
             return False
         raise Unreadable(f"blkid -p {device}: {said(completed)}", completed)
 
-    async def mkfs(self, device: str, filesystem: Literal["ext4", "xfs"]) -> None:
-        """Make a filesystem on a device that has none. Never forced.
+    async def mkfs(self, device: str, filesystem: Literal["ext4", "xfs"], *, over_own: bool = False) -> None:
+        """Make a filesystem on a device that has none; forced only over the caller's own interrupted writing.
 
         Raises DriverError("HasSignature"), DriverError("MkfsFailed"), Unreadable.
         """
-        if await self.has_signature(device):
+        if not over_own and await self.has_signature(device):
             raise DriverError("HasSignature", f"{device} already holds something: no filesystem is made on it")
-        await run_ok(self._host, [f"mkfs.{filesystem}", "-q", device], timeout=600, reason="MkfsFailed")
+        force = [{"ext4": "-F", "xfs": "-f"}[filesystem]] if over_own else []
+        argv = [f"mkfs.{filesystem}", "-q", *force, device]
+        await run_ok(self._host, argv, timeout=600, reason="MkfsFailed")
 
     async def write_image(self, source_path: str, device: str, sha256: str) -> int:
         """Copy a file of the host onto the device; returns the bytes written.

@@ -1,0 +1,324 @@
+"""What is: HostState, kept by pushes where the tools push and by polling where they do not.
+
+Sources: DRBD by `drbdsetup events2` (a bell; then read with `--now`), its percent by polling only while a resync runs;
+domains by `xl list` every second, five times as often while an operation runs; LVM after own changes and every 30 s;
+the host's facts every 10 s. A probe that fails leaves its last values and says so in `problems`: unreadable is never
+absent. Whoever needs a fact to act on calls a `read_*` method, which asks the tool now and raises when it cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from agent.core import AGENT_VERSION, Context, within
+from agent.drivers.errors import DriverError
+from agent.host import CommandTimedOut
+from agent.protocol import (
+    DomainState,
+    GenerationIds,
+    HostDesired,
+    HostFacts,
+    HostState,
+    LogicalVolumeState,
+    OperationState,
+    Refusal,
+    VmState,
+)
+from agent.records import VolumeRecord, assemble
+from agent.signals import Flag
+from agent.watch import Watch
+
+if TYPE_CHECKING:
+    from agent.drivers.drbd import DrbdResource, ResConfig
+
+FACTS_SECONDS = 10.0
+LVM_SECONDS = 30.0
+DRBD_SECONDS = 30.0  # although nothing rang: the bell itself may be dead
+SYNC_SECONDS = 0.5
+DOMAIN_SECONDS = 1.0
+BUSY_DOMAIN_SECONDS = 0.2
+RETRY_SECONDS = 1.0
+_SYNCING = ("Sync", "Verify", "WFBitMap", "Starting", "Paused")
+
+
+class Observer:
+    """Keeps `state`. Other parts put in what they know (`put_vm`, `put_operation`, `put_record`, ...)."""
+
+    def __init__(self, context: Context, *, term: int, desired: HostDesired | None) -> None:
+        self._context = context
+        self._drbd: dict[str, DrbdResource] = {}
+        self._drbd_known = False
+        self._configured: dict[str, ResConfig] = {}
+        self._records: dict[str, VolumeRecord] = {}
+        self._generations: dict[str, GenerationIds] = {}
+        self._volume_problems: dict[str, Refusal] = {}
+        self._problems: dict[str, Refusal] = {}
+        self._ring = Flag()
+        self._stale_generations: set[str] = set()
+        self._generation_due = Flag()
+        state = HostState(
+            node=context.node,
+            boot_id=context.boot_id,
+            revision=1,
+            agent_version=AGENT_VERSION,
+            agent_started_at=context.now_text(),
+            term=term,
+            desired=desired,
+        )
+        self.watch = Watch(context.host, state)
+
+    # --- for everybody ------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> HostState:
+        """The newest state; immutable."""
+        return self.watch.state
+
+    async def wait_for(self, condition: Callable[[HostState], bool], seconds: float) -> HostState:
+        """The first state for which `condition` holds. Raises TimeoutError after that many seconds."""
+
+        async def until() -> HostState:
+            while not condition(self.state):
+                await self.watch.changed()
+            return self.state
+
+        if condition(self.state):
+            return self.state
+        return await within(self._context.host, seconds, until())
+
+    async def read_drbd(self) -> dict[str, DrbdResource]:
+        """What the kernel's DRBD is now. Raises DriverError, CommandTimedOut."""
+        resources = await self._context.drbd.snapshot()
+        self._take_drbd(resources)
+        return resources
+
+    async def read_domains(self) -> tuple[DomainState, ...]:
+        """What `xl list` says now. Raises DriverError, CommandTimedOut."""
+        domains = await self._context.xen.domains()
+        self._update(domains={str(domain.domid): domain for domain in domains})
+        self._problem("DomainsUnreadable", None)
+        self.refresh_volumes()
+        return domains
+
+    async def read_logical_volumes(self) -> dict[str, LogicalVolumeState]:
+        """Every LV now, by group/name. Raises DriverError, CommandTimedOut."""
+        volumes = {f"{one.group}/{one.name}": one for one in await self._context.lvm.logical_volumes()}
+        self._update(logical_volumes=volumes)
+        self._problem("LvmUnreadable", None)
+        self.refresh_volumes()
+        return volumes
+
+    async def read_configured(self) -> dict[str, ResConfig]:
+        """Every resource in /etc/drbd.d now, foreign ones too. Raises DriverError, CommandTimedOut."""
+        self._configured = await self._context.drbd.configured_resources()
+        self._problem("ConfigurationUnreadable", None)
+        self.refresh_volumes()
+        return self._configured
+
+    def put_vm(self, vm: VmState) -> None:
+        self._update(vms={**self.state.vms, vm.uid: vm})
+
+    def remove_vm(self, uid: str) -> None:
+        self._update(vms={key: value for key, value in self.state.vms.items() if key != uid})
+
+    def put_operation(self, operation: OperationState) -> None:
+        self._update(operations={**self.state.operations, operation.id: operation})
+
+    def remove_operation(self, operation_id: str) -> None:
+        self._update(operations={key: one for key, one in self.state.operations.items() if key != operation_id})
+
+    def put_host(self, *, term: int, desired: HostDesired | None) -> None:
+        self._update(term=term, desired=desired)
+
+    def put_record(self, resource: str, record: VolumeRecord | None) -> None:
+        """The journal's record of a volume changed (None: gone)."""
+        if record is None:
+            self._records.pop(resource, None)
+            self._generations.pop(resource, None)
+            self._volume_problems.pop(resource, None)
+        else:
+            self._records[resource] = record
+        self.refresh_volumes()
+
+    def put_problem(self, resource: str, problem: Refusal | None) -> None:
+        """What the last attempt to make a volume as it shall be ran into."""
+        if problem is None:
+            self._volume_problems.pop(resource, None)
+        else:
+            self._volume_problems[resource] = problem
+        self.refresh_volumes()
+
+    def put_generation(self, resource: str, generation: GenerationIds | None) -> None:
+        if generation is None:
+            self._generations.pop(resource, None)
+        else:
+            self._generations[resource] = generation
+        self.refresh_volumes()
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read everything once (problems do not stop it), then keep it up to date."""
+        await asyncio.gather(
+            self._try("LvmUnreadable", self.read_logical_volumes()),
+            self._try("DomainsUnreadable", self.read_domains()),
+            self._try("DrbdUnreadable", self.read_drbd()),
+            self._try("ConfigurationUnreadable", self.read_configured()),
+            self._read_facts(),
+        )
+        for name, loop in (
+            ("drbd", self._keep_drbd()),
+            ("drbd bell", self._listen_to_drbd()),
+            ("generations", self._keep_generations()),
+            ("domains", self._keep_domains()),
+            ("lvm", self._keep(LVM_SECONDS, self._read_storage)),
+            ("facts", self._keep(FACTS_SECONDS, self._read_facts)),
+        ):
+            self._context.tasks.spawn(loop, name=f"observe {name}")
+
+    async def _keep(self, seconds: float, read: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._context.host.sleep(seconds)
+            await read()
+
+    async def _read_storage(self) -> None:
+        await self._try("LvmUnreadable", self.read_logical_volumes())
+        await self._try("ConfigurationUnreadable", self.read_configured())
+
+    async def _keep_domains(self) -> None:
+        while True:
+            busy = any(operation.outcome is None for operation in self.state.operations.values())
+            await self._context.host.sleep(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
+            await self._try("DomainsUnreadable", self.read_domains())
+
+    async def _keep_drbd(self) -> None:
+        while True:
+            pause = SYNC_SECONDS if self._syncing() else DRBD_SECONDS
+            with contextlib.suppress(TimeoutError):
+                await within(self._context.host, pause, self._ring.take())
+            if not await self._try("DrbdUnreadable", self.read_drbd()):
+                await self._context.host.sleep(RETRY_SECONDS)
+                self._ring.set()
+
+    async def _listen_to_drbd(self) -> None:
+        while True:
+            try:
+                async with self._context.drbd.events() as events:
+                    async for _ in events:
+                        self._ring.set()
+                said = "the command ended"
+            except (DriverError, CommandTimedOut, OSError) as error:
+                said = str(error)
+            self._context.log().warning("drbdsetup events2 ended; started again", problem=said)
+            await self._context.host.sleep(RETRY_SECONDS)
+            self._ring.set()
+
+    def _syncing(self) -> bool:
+        return any(one.peer is not None and one.peer.replication.startswith(_SYNCING) for one in self._drbd.values())
+
+    async def _keep_generations(self) -> None:
+        """Read the generation UUIDs of a resource again when its role, disk or connection changed."""
+        while True:
+            await self._generation_due.take()
+            while self._stale_generations:
+                resource = self._stale_generations.pop()
+                if resource not in self._records:
+                    continue
+                try:
+                    self.put_generation(resource, await self._context.drbd.metadata(resource))
+                except (DriverError, CommandTimedOut) as error:
+                    self.put_generation(resource, None)
+                    self._context.log(object=resource).warning("generation not readable", problem=str(error))
+
+    async def _read_facts(self) -> None:
+        facts = self.state.facts
+        try:
+            facts = await self._context.xen.host_facts()
+            self._problem("XenUnreadable", None)
+        except (DriverError, CommandTimedOut, OSError) as error:
+            self._problem("XenUnreadable", error)
+        try:
+            facts = facts.model_copy(update={"volume_groups": await self._context.lvm.volume_groups()})
+        except (DriverError, CommandTimedOut, OSError) as error:
+            facts = facts.model_copy(update={"volume_groups": self.state.facts.volume_groups})
+            self._problem("LvmUnreadable", error)
+        listening = self._context.migration.port != 0
+        self._update(facts=facts.model_copy(update={"relocation_listening": listening}))
+
+    # --- putting it together ------------------------------------------------------------------------------------
+
+    def _take_drbd(self, resources: dict[str, DrbdResource]) -> None:
+        for name, one in resources.items():
+            if _generation_key(self._drbd.get(name)) != _generation_key(one) and name in self._records:
+                self._stale_generations.add(name)
+        self._drbd, self._drbd_known = resources, True
+        if self._stale_generations:
+            self._generation_due.set()
+        self._problem("DrbdUnreadable", None)
+        self.refresh_volumes()
+
+    def refresh_volumes(self) -> None:
+        """Put VolumeStates together again from records, configuration, kernel, LVs and domains."""
+        used_by: dict[str, list[str]] = {}
+        for domain in self.state.domains.values():
+            for disk in domain.disks or ():
+                used_by.setdefault(disk.device, []).append(domain.name)
+        volumes = {}
+        for resource in sorted({*self._records, *self._configured, *self._drbd}):
+            record, kernel = self._records.get(resource), self._drbd.get(resource)
+            minor = record.desired.minor if record else kernel.minor if kernel else None
+            problem = self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable")
+            volumes[resource] = assemble(
+                resource,
+                record=record,
+                configuration=self._configured.get(resource),
+                kernel=kernel,
+                kernel_known=self._drbd_known,
+                logical_volume=self.state.logical_volumes.get(record.lv_key) if record else None,
+                generation=self._generations.get(resource),
+                used_by=used_by.get(f"/dev/drbd{minor}", ()),
+                problem=problem,
+            )
+        if volumes != self.state.volumes:
+            self._update(volumes=volumes)
+
+    async def _try(self, reason: str, reading: Awaitable[object]) -> bool:
+        try:
+            await reading
+        except (DriverError, CommandTimedOut, OSError) as error:
+            self._problem(reason, error)
+            return False
+        return True
+
+    def _problem(self, reason: str, error: Exception | None) -> None:
+        """A probe failed, or reads again (None)."""
+        known = self._problems.get(reason)
+        if error is None:
+            if known is None:
+                return
+            del self._problems[reason]
+            self._context.log().info("readable again", reason=reason)
+        else:
+            self._problems[reason] = Refusal(reason=reason, message=str(error) or type(error).__name__)
+            if known is None:
+                self._context.log().warning("not readable", reason=reason, problem=str(error))
+        self._update(problems=tuple(self._problems[key] for key in sorted(self._problems)))
+        if reason == "DrbdUnreadable":
+            self.refresh_volumes()
+
+    def _update(self, **values: object) -> None:
+        self.watch.publish(self.state.model_copy(update=values))
+
+
+def _generation_key(one: DrbdResource | None) -> tuple[object, ...]:
+    """What a new data generation comes with."""
+    if one is None:
+        return ()
+    peer = one.peer
+    return (one.role, one.disk, peer and (peer.connection, peer.disk, peer.role, peer.replication == "Established"))
+
+
+__all__ = ["HostFacts", "Observer"]

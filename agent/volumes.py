@@ -1,0 +1,354 @@
+"""Volumes: makes each DRBD resource on this host what its VolumeDesired says, level by level, under its own lock.
+
+Reserved: the names are this volume's. Provisioned: LV, configuration, metadata. Up: attached and connecting; only then
+a role. What shall be is in the journal before anything is done for it, and every step looks first whether it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Literal, TypeVar
+
+from agent.core import Context, Refused
+from agent.drivers.drbd import DrbdResource
+from agent.drivers.errors import DriverError
+from agent.drivers.lvm import owner_tag
+from agent.guards import CREATE_METADATA, DEMOTE, PROMOTE, MetadataFacts, RoleFacts, require
+from agent.host import CommandTimedOut
+from agent.ownership import RESERVE, OwnershipFacts
+from agent.protocol import LogicalVolumeState, Refusal, VolumeDesired, VolumeRemoval, VolumeState
+from agent.records import VolumeRecord, external_metadata_size
+from agent.removal import Removal
+
+T = TypeVar("T")
+LEVELS = ("Reserved", "Provisioned", "Up")
+BROUGHT_UP_AT_ONCE = 4  # resources that are brought up at the same time after a reboot
+
+
+class Volumes:
+    """`agent.core.VolumeService`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._records: dict[str, VolumeRecord] = {}
+        self._removal = Removal(context, self)
+
+    # --- the journal's records ------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the journal's volumes and show them."""
+        for resource, value in self._context.journal.items("volumes"):
+            self._records[resource] = VolumeRecord.model_validate(value)
+            self._context.observer.put_record(resource, self._records[resource])
+
+    def record(self, resource: str) -> VolumeRecord | None:
+        return self._records.get(resource)
+
+    def owned(self, resource: str, uid: str) -> VolumeRecord:
+        """The record of that volume. Raises Refused("UnknownVolume", "UidMismatch")."""
+        record = self._records.get(resource)
+        if record is None:
+            raise Refused("UnknownVolume", f"{self._context.node} keeps no volume {resource}")
+        if record.desired.uid != uid:
+            raise Refused("UidMismatch", f"{resource} belongs to {record.owner} (uid {record.desired.uid}), not {uid}")
+        return record
+
+    def save(self, resource: str, record: VolumeRecord, **update: object) -> VolumeRecord:
+        """The record with `update`, on disk when this returns."""
+        record = record.model_copy(update=update)
+        self._context.journal.put("volumes", resource, record.model_dump(mode="json"))
+        self._records[resource] = record
+        self._context.observer.put_record(resource, record)
+        return record
+
+    def forget(self, resource: str) -> None:
+        """The volume is gone; on disk when this returns."""
+        self._context.journal.delete("volumes", resource)
+        self._records.pop(resource, None)
+        self._context.observer.put_record(resource, None)
+
+    # --- VolumeService --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """After an agent's start: bring up (as Secondary) what was up before a reboot, go on with deletions."""
+        gate = asyncio.Semaphore(BROUGHT_UP_AT_ONCE)
+
+        async def take_up(resource: str, removing: bool) -> None:
+            async with gate:
+                try:
+                    await (self._removal.go_on(resource) if removing else self._bring_back(resource))
+                except Refused as error:
+                    self._context.log(object=resource).warning("volume not taken up", **error.refusal.model_dump())
+
+        for resource, record in self._records.items():
+            if record.removal is not None or record.desired.level == "Up":
+                self._context.tasks.spawn(take_up(resource, record.removal is not None), name=f"take up {resource}")
+
+    async def put(self, resource: str, desired: VolumeDesired) -> VolumeState:
+        """Make it so. Raises Refused with what stands against it; VolumeState.problem says the same afterwards."""
+        async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, desired.uid):
+            record = await self._reserve(resource, desired)
+            if LEVELS.index(record.desired.level) >= LEVELS.index("Provisioned"):
+                record = await self._provision(resource, record)
+            if record.desired.level == "Up":
+                record = await self._up(resource, record)
+                if record.desired.role == "Primary":
+                    await self._promote(resource, record)
+                else:
+                    await self._demote(resource, record)
+        return self._context.observer.state.volumes[resource]
+
+    async def remove(self, resource: str, removal: VolumeRemoval) -> None:
+        async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, removal.uid):
+            await self._removal.begin(resource, removal)
+
+    async def promote(self, resource: str, uid: str) -> None:
+        async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, uid):
+            await self._promote(resource, self.owned(resource, uid))
+
+    async def demote(
+        self, resource: str, uid: str, *, leaving: frozenset[int] = frozenset(), attempts_seconds: float = 5.0
+    ) -> None:
+        async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, uid):
+            await self._demote(resource, self.owned(resource, uid), leaving, attempts_seconds)
+
+    def set_role(self, resource: str, uid: str, role: Literal["Primary", "Secondary"]) -> None:
+        record = self.owned(resource, uid)
+        self.save(resource, record, desired=record.desired.model_copy(update={"role": role}))
+
+    def mark_used(self, resource: str, uid: str) -> None:
+        record = self.owned(resource, uid)
+        if not record.used:
+            self.save(resource, record, used=True)
+
+    # --- levels ---------------------------------------------------------------------------------------------------
+
+    async def _reserve(self, resource: str, desired: VolumeDesired) -> VolumeRecord:
+        """The names, minor and port are this volume's: checked against everything on the host, then journalled."""
+        known = self._records.get(resource)
+        if known is not None and known.desired.uid == desired.uid and known.removal is not None:
+            raise Refused("BeingDeleted", f"{resource} is being deleted with policy {known.removal.policy}")
+        observer = self._context.observer
+        volumes, configured, kernel = await asyncio.gather(
+            _or_none(observer.read_logical_volumes()),
+            _or_none(observer.read_configured()),
+            _or_none(observer.read_drbd()),
+        )
+        # No await from here to the journal: two volumes that want the same minor cannot both pass.
+        require(
+            RESERVE,
+            OwnershipFacts(
+                node=self._context.node,
+                desired=desired,
+                records=self._records,
+                logical_volumes=volumes,
+                configured=configured,
+                kernel=kernel,
+            ),
+        )
+        known = self._records.get(resource)
+        if known is None:
+            return self.save(resource, VolumeRecord(desired=desired))
+        if LEVELS.index(desired.level) < LEVELS.index(known.desired.level):
+            desired = desired.model_copy(update={"level": known.desired.level})
+        return self.save(resource, known, desired=desired)
+
+    async def _provision(self, resource: str, record: VolumeRecord) -> VolumeRecord:
+        record = await self._logical_volumes(resource, record)
+        await self._context.drbd.install(record.desired)
+        return await self._metadata(resource, record)
+
+    async def _logical_volumes(self, resource: str, record: VolumeRecord) -> VolumeRecord:
+        """The LV (and the one of external metadata), tagged with the owner's uid from its first moment."""
+        desired = record.desired
+        wanted = [(desired.group, desired.logical_volume, desired.size)]
+        if desired.metadata_group:
+            wanted.append((desired.metadata_group, record.metadata_lv, external_metadata_size(desired.size)))
+        present = self._context.observer.state.logical_volumes  # read by _reserve just now
+        missing = [(group, name, size) for group, name, size in wanted if f"{group}/{name}" not in present]
+        if missing and record.volume in ("made", "adopted"):
+            names = " and ".join(f"{group}/{name}" for group, name, _ in missing)
+            raise Refused(
+                "LogicalVolumeLost",
+                f"{names} was there on {self._context.node} and is gone. It is not made anew by itself: its data is"
+                " on the other host only. Restore it, or replace this replica",
+            )
+        if missing:
+            record = self.save(resource, record, volume="making")
+            await self._check_room(missing)
+            for group, name, size in missing:
+                await self._context.lvm.create(group, name, size, [owner_tag(desired.uid)])
+            present = await self._context.observer.read_logical_volumes()
+        for group, name, size in wanted:
+            found = present.get(f"{group}/{name}")
+            if found is None or found.owner_uid != desired.uid:
+                raise Refused("NotConfirmed", f"{group}/{name} is not there with its tag after lvcreate")
+            if found.size < size:
+                raise Refused("TooSmall", f"{group}/{name} has {found.size} bytes, {size} are needed; grow it first")
+        if record.volume == "none":  # an earlier journal made it: nobody knows what it went through
+            return self.save(resource, record, volume="adopted", used=True)
+        return record if record.volume != "making" else self.save(resource, record, volume="made")
+
+    async def _check_room(self, missing: list[tuple[str, str, int]]) -> None:
+        groups = {group.name: group for group in await self._context.lvm.volume_groups()}
+        for name in dict.fromkeys(group for group, _, _ in missing):
+            group = groups.get(name)
+            if group is None:
+                known = ", ".join(sorted(groups)) or "none"
+                raise Refused("NoVolumeGroup", f"{self._context.node} has no volume group {name} (it has: {known})")
+            needed = sum(-(-size // group.extent) * group.extent for one, _, size in missing if one == name)
+            if needed > group.free:
+                raise Refused(
+                    "NoSpace",
+                    f"{name} on {self._context.node} has {group.free >> 20} MiB free,"
+                    f" {-(-needed >> 20)} MiB are needed",
+                )
+
+    async def _metadata(self, resource: str, record: VolumeRecord) -> VolumeRecord:
+        """DRBD metadata: made once, where clearly none is, on an LV that is ours."""
+        kernel = (await self._context.observer.read_drbd()).get(resource)
+        attached = kernel is not None and kernel.disk != "Diskless"
+        if attached:
+            return record if record.metadata == "created" else self.save(resource, record, metadata="created")
+        generation = await self._context.drbd.metadata(resource)
+        if generation is not None and (record.metadata == "creating" or record.volume == "adopted"):
+            record = self.save(resource, record, metadata="created")
+        if generation is None or record.metadata == "none":
+            require(CREATE_METADATA, self._metadata_facts(record, generation is None, attached))
+            record = self.save(resource, record, metadata="creating")
+            await self._context.drbd.create_metadata(resource)
+            generation = await self._context.drbd.metadata(resource)
+            if generation is None:
+                raise Refused("NotConfirmed", f"drbdadm create-md left no metadata on {record.lv_key}")
+            record = self.save(resource, record, metadata="created")
+        self._context.observer.put_generation(resource, generation)
+        return record
+
+    def _metadata_facts(self, record: VolumeRecord, clearly_none: bool, attached: bool) -> MetadataFacts:
+        volumes = self._context.observer.state.logical_volumes
+        holder: LogicalVolumeState | None = volumes.get(record.metadata_key or record.lv_key)
+        return MetadataFacts(record=record, logical_volume=holder, clearly_none=clearly_none, attached=attached)
+
+    async def _up(self, resource: str, record: VolumeRecord) -> VolumeRecord:
+        """Attached and connecting. A disk that DRBD detached in this boot has failed and is not attached again."""
+        kernel = (await self._context.observer.read_drbd()).get(resource)
+        if kernel is None:
+            await self._context.drbd.up(resource)
+        elif kernel.disk == "Diskless" and record.up_in == self._context.boot_id:
+            raise Refused(
+                "DiskFailed",
+                f"DRBD detached the disk of {resource} on {self._context.node} (an IO error?); see the kernel log,"
+                f" replace the disk, then `drbdadm attach {resource}`",
+            )
+        elif kernel.disk == "Diskless" or kernel.peer is None or record.options != record.desired.options:
+            await self._context.drbd.adjust(resource)
+        else:
+            return self._attached(resource, record)
+        kernel = await self._reread(resource)
+        if kernel.disk == "Diskless":
+            raise Refused("NotConfirmed", f"{resource} is configured in the kernel without its disk")
+        return self._attached(resource, self.save(resource, record, options=record.desired.options))
+
+    def _attached(self, resource: str, record: VolumeRecord) -> VolumeRecord:
+        if record.up_in == self._context.boot_id:
+            return record
+        return self.save(resource, record, up_in=self._context.boot_id)
+
+    async def _bring_back(self, resource: str) -> None:
+        """Up again as Secondary after a reboot; nothing is made, nothing promoted."""
+        async with self._context.locks.hold(f"volume:{resource}"):
+            record = self._records.get(resource)
+            if record is None or record.removal is not None or record.metadata != "created":
+                return
+            async with self._noting(resource, record.desired.uid):
+                kernel = await self._context.observer.read_drbd()
+                if resource in kernel:
+                    self._attached_if_disk(resource, record, kernel[resource])
+                    return
+                await self._context.drbd.install(record.desired)
+                await self._up(resource, record)
+                self._context.log(object=resource).info("volume is up again after a reboot")
+
+    def _attached_if_disk(self, resource: str, record: VolumeRecord, kernel: DrbdResource) -> None:
+        if kernel.disk != "Diskless":
+            self._attached(resource, record)
+
+    # --- roles ----------------------------------------------------------------------------------------------------
+
+    async def _promote(self, resource: str, record: VolumeRecord) -> None:
+        kernel = await self._kernel(resource)
+        if kernel is not None and kernel.role == "Primary":
+            return
+        require(PROMOTE, RoleFacts(resource, self._context.node, kernel, readable=True))
+        await self._context.drbd.primary(resource, record.desired.minor)
+        if (await self._reread(resource)).role != "Primary":
+            raise Refused("NotConfirmed", f"{resource} is not Primary after drbdsetup primary")
+        self._context.log(object=resource).info("promoted")
+
+    async def _demote(
+        self,
+        resource: str,
+        record: VolumeRecord,
+        leaving: frozenset[int] = frozenset(),
+        patience: float = 5.0,
+    ) -> None:
+        kernel = await self._kernel(resource)
+        if kernel is not None and kernel.role == "Secondary":
+            return
+        domains = await _or_none(self._context.observer.read_domains())
+        facts = RoleFacts(resource, self._context.node, kernel, readable=True, domains=domains, leaving=leaving)
+        require(DEMOTE, facts)
+        await self._context.drbd.secondary(resource, record.desired.minor, patience=patience)
+        if (await self._reread(resource)).role != "Secondary":
+            raise Refused("NotConfirmed", f"{resource} is not Secondary after drbdsetup secondary")
+        self._context.log(object=resource).info("demoted")
+
+    async def _kernel(self, resource: str) -> DrbdResource | None:
+        return (await self._context.observer.read_drbd()).get(resource)
+
+    async def _reread(self, resource: str) -> DrbdResource:
+        kernel = await self._kernel(resource)
+        if kernel is None:
+            raise Refused("NotConfirmed", f"{resource} is not in the kernel's DRBD after the command succeeded")
+        return kernel
+
+    def _noting(self, resource: str, uid: str) -> _Noting:
+        return _Noting(self._context, self, resource, uid)
+
+
+class _Noting:
+    """Turns what went wrong into a Refused, and shows it as the volume's problem until an attempt succeeds."""
+
+    def __init__(self, context: Context, volumes: Volumes, resource: str, uid: str) -> None:
+        self._context, self._volumes, self._resource, self._uid = context, volumes, resource, uid
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        refusal = refusal_of(error)
+        record = self._volumes.record(self._resource)
+        if record is not None and record.desired.uid == self._uid and (error is None or refusal is not None):
+            self._context.observer.put_problem(self._resource, refusal)
+        if refusal is not None and not isinstance(error, Refused):
+            raise Refused.of(refusal) from error
+
+
+def refusal_of(error: BaseException | None) -> Refusal | None:
+    """What a failed attempt is called; None for success, cancellation and defects."""
+    if isinstance(error, Refused):
+        return error.refusal
+    if isinstance(error, DriverError):
+        return Refusal(reason=error.reason, message=error.message)
+    if isinstance(error, CommandTimedOut):
+        return Refusal(reason="TimedOut", message=f"{error}; what it did is observed before the next attempt")
+    return None
+
+
+async def _or_none(reading: Awaitable[T]) -> T | None:
+    """A fact for a guard: None when it cannot be read."""
+    try:
+        return await reading
+    except (DriverError, CommandTimedOut, OSError):
+        return None
