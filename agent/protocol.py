@@ -152,6 +152,7 @@ class VolumeState(Wire):
     forced: bool = False  # this host did the resource's one initial forced promotion (journal and LV tag)
     content: ContentState = "none"
     content_detail: str = ""  # "ext4", "xfs", "image sha256:..."
+    options: str = ""  # as installed: protocol, resync rate, verify algorithm ("C 500M sha1")
     used_by: tuple[str, ...] = ()  # names of the domains here that have it as a disk
     problem: Refusal | None = None  # what the last attempt to reach the desired state ran into
 
@@ -326,6 +327,11 @@ class VolumeDesired(Wire):
     verify_alg: Name = "sha1"
     level: Literal["Reserved", "Provisioned", "Up"] = "Up"
     role: Literal["Primary", "Secondary"] = "Secondary"
+
+    @property
+    def options(self) -> str:
+        """What may change in the volume's life, as VolumeState.options shows it."""
+        return f"{self.protocol} {self.resync_rate} {self.verify_alg}"
 
 
 class VolumeRemoval(Wire):

@@ -57,7 +57,7 @@ def _row(path: str, schema: Schema, required: bool) -> str:
     meaning = schema["description"]
     if required and path.startswith("spec"):
         meaning += " Required."
-    if "default" in schema and schema["default"] != {}:
+    if "default" in schema and schema.get("type") != "object":
         meaning += f" Default: `{_literal(schema['default'])}`."
     return f"| `{path}` | {_type(schema)} | {_cell(meaning)} |"
 

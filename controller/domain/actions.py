@@ -1,0 +1,131 @@
+"""What a decision may ask for: a closed set of results, carried out by `controller.reconcile` in this order:
+live questions, finalizer, status (compare-and-swap), events, requests to agents, the next look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.protocol import (
+    DomainDesired,
+    DomainRemoval,
+    HostDesired,
+    OperationCancel,
+    OperationRequest,
+    Refusal,
+    VolumeDesired,
+    VolumeRemoval,
+)
+from controller.api.drbdvolume import DrbdVolumeStatus
+from controller.api.xennode import XenNodeStatus
+from controller.api.xenvm import XenVMStatus
+from controller.domain.world import Question
+
+FINALIZER = "xentandem.io/protect"
+
+
+@dataclass(frozen=True, slots=True)
+class PutHost:
+    host: str
+    body: HostDesired
+
+
+@dataclass(frozen=True, slots=True)
+class PutVolume:
+    host: str
+    body: VolumeDesired
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteVolume:
+    host: str
+    resource: str
+    body: VolumeRemoval
+
+
+@dataclass(frozen=True, slots=True)
+class PutDomain:
+    host: str
+    body: DomainDesired
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteDomain:
+    host: str
+    name: str
+    body: DomainRemoval
+
+
+@dataclass(frozen=True, slots=True)
+class Operate:
+    host: str
+    body: OperationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    host: str
+    operation: str
+    body: OperationCancel
+
+
+Request = PutHost | PutVolume | DeleteVolume | PutDomain | DeleteDomain | Operate | Cancel
+"""One idempotent request to one agent. Its reply is only a hint; progress comes from observing again, except that a
+Refusal is handed to the next decision of the object as `Refused`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An agent's no to a request of the object's last committed decision; `at`: Unix time, seconds.
+
+    The shell decides again at once; the same request is then held back for a while (`due`).
+    """
+
+    request: Request
+    refusal: Refusal
+    at: float
+
+
+REFUSED_SECONDS = 5.0
+"""How long a refused request is held back before it is asked again unchanged."""
+
+
+def due(requests: tuple[Request, ...], refused: tuple[Refused, ...], now: float) -> tuple[Request, ...]:
+    """The requests without those that were refused a moment ago."""
+    held = [r.request for r in refused if now - r.at < REFUSED_SECONDS]
+    return tuple(request for request in requests if request not in held)
+
+
+def refusal_of(requests: tuple[Request, ...], refused: tuple[Refused, ...]) -> Refusal | None:
+    """The agents' no to what is to be asked (again), with the host that said it."""
+    for no in refused:
+        if no.request in requests:
+            return Refusal(reason=no.refusal.reason, message=f"{no.request.host}: {no.refusal.message}")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event on the object."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`status` None: leave it. `finalizer` None: leave it. `ask`: answer these and decide again, do nothing else.
+
+    `lazy`: the status differs only in what is told to people; the shell may write it up to a second later, so that
+    the quick steps of an operation cost one write together. Intents are never lazy.
+    `look_again`: seconds until the next look though nothing changes; None: only when something changes.
+    """
+
+    status: XenNodeStatus | DrbdVolumeStatus | XenVMStatus | None = None
+    finalizer: Literal["add", "remove"] | None = None
+    lazy: bool = False
+    events: tuple[Event, ...] = ()
+    requests: tuple[Request, ...] = ()
+    ask: tuple[Question, ...] = ()
+    look_again: float | None = None

@@ -1,0 +1,324 @@
+"""Decisions about a live migration: begin, follow, cancel, settle what went wrong. The facts decide, not the order
+in which they arrived."""
+
+from __future__ import annotations
+
+from agent.protocol import OperationState, Refusal
+from controller.api.common import OperationRecord
+from controller.api.xenvm import LastMigration, Migration, Placement
+from controller.domain.actions import Decision, Operate, Request
+from controller.domain.conditions import seconds, timestamp
+from controller.domain.engine import blocked, position, refusals
+from controller.domain.move import Move
+from controller.domain.plans.migrate_vm import MIGRATE_VM
+from controller.domain.vm_case import VmCase
+from controller.domain.vm_report import RETRY_SECONDS, Report
+
+PERCENT_STEP, PROGRESS_SECONDS = 10, 2.0
+"""Progress is written when it crossed a step, and no more often than this."""
+FIRST_RETRY, LAST_RETRY = 30.0, 600.0
+"""Seconds before a failed move is tried again: doubled each time."""
+
+
+def begin(case: VmCase, target: str, report: Report) -> Decision:
+    """spec.node names another host than the placement: preflight, every reason at once, then the record."""
+    assert case.placement is not None
+    move = Move(case, case.placement.node, target)
+    title = f"{MIGRATE_VM.title} to {target}"
+    wait = _backoff(case, target)
+    if wait > 0:
+        last = case.vm.status.last_migration
+        report.not_placed("MigrationFailed", f"{title} failed: {last.message if last else ''}")
+        report.look_again = wait
+        return report.decision()
+    why_not = refusals(MIGRATE_VM, move)
+    unanswered = tuple(q for q in move.questions if move.answer(q) is None)
+    if unanswered and not any(r.reason in ("NodeNotFound", "AgentUnreachable", "OutOfService") for r in why_not):
+        return Decision(ask=unanswered)
+    if why_not:
+        reason = blocked(title, why_not)
+        report.not_placed(reason.reason, reason.message, warn=True)
+        report.look_again = RETRY_SECONDS
+        return report.decision()
+    now = case.world.now
+    record = Migration(
+        id=f"move-{case.uid[:8].lower()}-{move.epoch}",
+        source=move.source,
+        target=target,
+        epoch=move.epoch,
+        phase="Transfer",
+        started_at=timestamp(now),
+        message=f"{target} gets ready to receive",
+    )
+    report.event("Normal", "MigrationStarted", f"moving live from {move.source} to {target}")
+    return _go_on(Move(_with(case, record), move.source, target, record), report)
+
+
+def follow(case: VmCase, report: Report) -> Decision:
+    """status.migration is open: go on from what both agents say."""
+    record = case.vm.status.migration
+    assert record is not None
+    move = Move(case, record.source, record.target, record)
+    sending, receiving = move.sending, move.receiving
+    if receiving is not None and receiving.outcome == "Succeeded":
+        return _arrived(move, report)
+    if sending is not None and sending.outcome in ("Failed", "Cancelled"):
+        return _give_up(move, report, sending)
+    if receiving is not None and receiving.outcome is not None:
+        return _stop_source(move, report, receiving)
+    if sending is not None and sending.refusal is not None and sending.refusal.reason == "HandOverUnclear":
+        return _unclear(move, report, sending.refusal)
+    if _cancel_wanted(case, record) and not move.handing_over():
+        return _cancel(move, report)
+    refused = _refused_to_begin(move)
+    if refused is not None:
+        return _abandon(move, report, refused)
+    return _go_on(move, report)
+
+
+def _go_on(move: Move, report: Report) -> Decision:
+    at = position(MIGRATE_VM, move)
+    record = move.record
+    assert record is not None
+    phase = "HandOver" if move.handing_over() else "Transfer"
+    record = _progress(move, record.model_copy(update={"phase": phase, "message": at.message}))
+    report.set(migration=record, operation=_operation(move, at.step or "Done", at.message), phase="Migrating")
+    report.requests = at.requests
+    report.not_placed("Migrating", f"moving live from {move.source} to {move.target}")
+    silent = [h for h in (move.source_host, move.target_host) if h.live is None]
+    if silent:
+        why = "; ".join(f"the agent of {h.name} does not answer: {h.error}" for h in silent)
+        report.conditions.set("Ready", "Unknown" if len(silent) == 2 else "True", "AgentUnreachable", why)
+    else:
+        report.conditions.ready("Migrating", "runs on while its memory is copied")
+    report.conditions.set("Reconciling", "True", at.step or "Done", f"{MIGRATE_VM.title} to {move.target}")
+    report.look_again = RETRY_SECONDS
+    return report.decision()
+
+
+def _arrived(move: Move, report: Report) -> Decision:
+    """The VM runs on the target at its epoch: that is the placement, whatever is still to be cleared at the source."""
+    record = move.record
+    assert record is not None
+    report.set(placement=Placement(node=move.target, epoch=record.epoch))
+    at = position(MIGRATE_VM, move)
+    if at.step is not None and move.source_host.live is not None:
+        record = record.model_copy(update={"phase": "Done", "percent": 100.0, "message": at.message})
+        report.set(migration=record, operation=_operation(move, at.step, at.message), phase="Running")
+        report.conditions.ready("Running", f"runs on {move.target}")
+        report.conditions.set("Reconciling", "True", at.step, at.message)
+        report.look_again = RETRY_SECONDS
+        return report.decision()
+    told = f"moved live from {move.source} to {move.target}{_measured(move)}"
+    report.event("Normal", "Migrated", told)
+    _finish(move, report, "Succeeded", told)
+    report.set(phase="Running")
+    report.conditions.ready("Running", f"runs on {move.target}")
+    report.look_again = 1.0
+    return report.decision()
+
+
+def _give_up(move: Move, report: Report, ended: OperationState) -> Decision:
+    """The source's agent saw the VM run on there: nothing of it may stay on the target."""
+    receiving = move.receiving
+    record = move.record
+    assert record is not None
+    if receiving is not None and receiving.outcome is None:
+        return _ask(move, report, (move.cancel(move.target),), f"{move.target} destroys the incoming copy")
+    outcome = "Cancelled" if ended.outcome == "Cancelled" or record.cancel_requested else "Failed"
+    why = ended.refusal.message if ended.refusal else "cancelled"
+    if receiving is not None and receiving.outcome == "Failed" and receiving.refusal is not None:
+        why = f"{why}; {move.target}: {receiving.refusal.message}"
+    return _ended_at_source(move, report, outcome, why)
+
+
+def _ended_at_source(move: Move, report: Report, outcome: str, why: str) -> Decision:
+    _finish(move, report, outcome, why)
+    if outcome == "Failed":
+        report.event("Warning", "MigrationFailed", f"{move.target}: {why}; the VM runs on {move.source}")
+        report.not_placed("MigrationFailed", f"{MIGRATE_VM.title} to {move.target} failed: {why}")
+    else:
+        report.event("Normal", "MigrationCancelled", f"the VM stays on {move.source}")
+    report.set(phase="Running")
+    report.conditions.ready("Running", f"runs on {move.source}")
+    report.look_again = 1.0
+    return report.decision()
+
+
+def _stop_source(move: Move, report: Report, ended: OperationState) -> Decision:
+    """The target's part failed or was cancelled, its copy is gone: the source ends its part and runs on."""
+    why = ended.refusal.message if ended.refusal else "the target gave up"
+    if move.sending is None:
+        if move.source_host.live is None:
+            return _ask(move, report, (), f"{move.source} does not answer")
+        outcome = "Cancelled" if ended.outcome == "Cancelled" else "Failed"
+        return _ended_at_source(move, report, outcome, why)
+    return _ask(move, report, (move.cancel(move.source),), f"{move.target}: {why}; {move.source} takes the VM back")
+
+
+def _unclear(move: Move, report: Report, why: Refusal) -> Decision:
+    """The last words between both xl were lost: the guest is suspended at the source, perhaps paused at the target.
+
+    The target destroys its copy first and says so durably; only then the source resumes (xl gives up at this point
+    and says "check at both ends").
+    """
+    if move.target_host.live is not None and move.receiving is not None:
+        return _ask(
+            move,
+            report,
+            (move.cancel(move.target),),
+            f"hand-over unclear ({why.message}); {move.target} gives up its copy",
+        )
+    report.stalled(
+        "Migrating",
+        Refusal(
+            reason=why.reason,
+            message=(
+                f"hand-over unclear ({why.message}), and the agent of {move.target} does not answer; "
+                f"the guest stays suspended on {move.source} until it does, for the copy there could be the one that runs"
+            ),
+        ),
+    )
+    return report.decision()
+
+
+def _cancel(move: Move, report: Report) -> Decision:
+    """spec.node went back before the hand-over: the source first, which decides whether it is too late."""
+    record = move.record
+    assert record is not None
+    if not record.cancel_requested:
+        report.event("Normal", "MigrationCancelling", f"spec.node is {move.case.vm.spec.node} again")
+    record = record.model_copy(update={"cancel_requested": True, "phase": "Cancelling"})
+    move = Move(_with(move.case, record), move.source, move.target, record)
+    sending, receiving = move.sending, move.receiving
+    if sending is not None and sending.outcome is None:
+        return _ask(move, report, (move.cancel(move.source),), f"{move.source} ends the transfer")
+    if move.source_host.live is None or move.target_host.live is None:
+        return _ask(move, report, (), "waiting for both agents to cancel")
+    if receiving is not None:
+        return _ask(move, report, (move.cancel(move.target),), f"{move.target} forgets the operation")
+    return _ended_at_source(move, report, "Cancelled", "cancelled before it began")
+
+
+def _abandon(move: Move, report: Report, refused: Refusal) -> Decision:
+    """An agent refused its part: whoever has begun stops."""
+    if move.sending is None and move.receiving is None:
+        return _ended_at_source(move, report, "Failed", refused.message)
+    if move.receiving is not None and move.receiving.outcome is None:
+        return _ask(move, report, (move.cancel(move.target),), refused.message)
+    return _ended_at_source(move, report, "Failed", refused.message)
+
+
+def _refused_to_begin(move: Move) -> Refusal | None:
+    for no in move.case.refused:
+        body = no.request.body if isinstance(no.request, Operate) else None
+        if body is None or move.record is None or body.id != move.record.id:
+            continue
+        begun = move.receiving if no.request.host == move.target else move.sending
+        if begun is None:
+            return Refusal(reason=no.refusal.reason, message=f"{no.request.host}: {no.refusal.message}")
+    return None
+
+
+def _cancel_wanted(case: VmCase, record: Migration) -> bool:
+    return record.cancel_requested or case.vm.spec.node == record.source or case.vm.deleting
+
+
+def _ask(move: Move, report: Report, requests: tuple[Request, ...], message: str) -> Decision:
+    record = move.record
+    assert record is not None
+    report.set(
+        migration=record.model_copy(update={"message": message[:1024]}),
+        operation=_operation(move, record.phase, message),
+        phase="Migrating",
+    )
+    report.not_placed("Migrating", f"{move.source} -> {move.target}: {message}")
+    report.conditions.progressing(record.phase, message)
+    report.requests = requests
+    report.look_again = RETRY_SECONDS
+    return report.decision()
+
+
+def _finish(move: Move, report: Report, outcome: str, message: str) -> None:
+    record, case = move.record, move.case
+    assert record is not None
+    before = case.vm.status.last_migration
+    failures = (before.failures if before and before.target == move.target else 0) + 1
+    report.set(
+        migration=record.model_copy(update={"phase": "Done", "outcome": outcome, "message": message[:1024]}),
+        last_migration=LastMigration.model_validate(
+            {
+                "id": record.id,
+                "source": move.source,
+                "target": move.target,
+                "outcome": outcome,
+                "startedAt": record.started_at,
+                "finishedAt": timestamp(case.world.now),
+                "message": message[:1024],
+                "failures": failures if outcome == "Failed" else 0,
+            }
+        ),
+        operation=None,
+    )
+
+
+def _backoff(case: VmCase, target: str) -> float:
+    """Seconds until the move is tried again after a failure; a new edit of the spec tries at once."""
+    last, status = case.vm.status.last_migration, case.vm.status
+    if last is None or last.outcome != "Failed" or last.target != target or last.finished_at is None:
+        return 0.0
+    if status.observed_generation != case.vm.metadata.generation:
+        return 0.0
+    pause = min(FIRST_RETRY * float(2 ** min(max(last.failures - 1, 0), 10)), LAST_RETRY)
+    return seconds(last.finished_at) + pause - case.world.now
+
+
+def _progress(move: Move, record: Migration) -> Migration:
+    transfer = move.sending.transfer if move.sending else None
+    if transfer is None:
+        return record
+    now = move.case.world.now
+    old = record.percent
+    if old is not None and record.observed_at is not None:
+        small = transfer.percent < old + PERCENT_STEP
+        if small or now - seconds(record.observed_at) < PROGRESS_SECONDS:
+            return record
+    elif record.started_at is not None and now - seconds(record.started_at) < PROGRESS_SECONDS:
+        return record
+    return record.model_copy(
+        update={
+            "percent": float(int(max(transfer.percent, old or 0.0))),
+            "round": transfer.round,
+            "rate": f"{transfer.rate_bytes_s / (1 << 20):.0f} MiB/s",
+            "observed_at": timestamp(now),
+        }
+    )
+
+
+def _measured(move: Move) -> str:
+    """How long it took, and how long the guest stood still, by the agents' own step times."""
+    times = {step.name: seconds(step.at) for op in (move.sending, move.receiving) if op for step in op.steps}
+    record = move.record
+    told = ""
+    if record and record.started_at and move.receiving and move.receiving.finished_at:
+        told = f" in {seconds(move.receiving.finished_at) - seconds(record.started_at):.0f} s"
+    if "StopAndCopy" in times and "Done" in times and move.receiving and move.receiving.finished_at:
+        told += f", the guest paused for {seconds(move.receiving.finished_at) - times['StopAndCopy']:.2f} s"
+    return told
+
+
+def _operation(move: Move, step: str, message: str) -> OperationRecord:
+    record = move.record
+    assert record is not None
+    return OperationRecord(
+        id=record.id,
+        plan=MIGRATE_VM.id,
+        step=step,
+        started_at=record.started_at or timestamp(move.case.world.now),
+        message=message[:1024],
+    )
+
+
+def _with(case: VmCase, record: Migration) -> VmCase:
+    status = case.vm.status.model_copy(update={"migration": record})
+    return VmCase(case.world, case.vm.model_copy(update={"status": status}), case.refused)

@@ -1,0 +1,154 @@
+"""Decisions about a XenNode: tell its agent what the spec says, show what the agent says."""
+
+from __future__ import annotations
+
+from agent.protocol import HostDesired, HostFacts, HostState, Refusal
+from controller.api.common import bytes_quantity, mib_quantity
+from controller.api.xennode import NodeMemory, NodeVolumeGroup, XenNode, XenNodeStatus
+from controller.domain.actions import FINALIZER, Decision, Event, PutHost, Refused, due, refusal_of
+from controller.domain.conditions import Conditions
+from controller.domain.world import World
+
+MEMORY_STEP_MIB = 64
+"""Free memory is shown rounded down to this; facts that only moved are written lazily."""
+
+
+def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) -> Decision:
+    """The next step for one host. Total: every world has a decision."""
+    if node.deleting:
+        return _delete(world, node)
+    view = world.objects.host(node.name)
+    conditions = Conditions(node.status.conditions, node.metadata.generation, world.now)
+    status, events, requests = node.status, [], ()
+    live = view.live
+    if node.spec.out_of_service:
+        conditions.set("Ready", "False", "OutOfService", "off, by a person's word; nothing is started here")
+        phase = "OutOfService"
+    elif live is None:
+        message = f"the agent does not answer: {view.error or 'not connected yet'}. The host and its VMs may run on"
+        conditions.unknown("AgentUnreachable", message)
+        if conditions.changed("Ready"):
+            events.append(Event("Warning", "AgentUnreachable", message))
+        phase = "NotReady"
+    else:
+        desired = _desired(world, node)
+        if live.desired != desired:
+            requests = (PutHost(node.name, desired),)
+        phase = _show(node, live, conditions, refusal_of(requests, refused), events)
+    if live is not None:
+        status = _facts(world, node, live)
+    status = status.model_copy(
+        update={
+            "phase": phase,
+            "observed_generation": node.metadata.generation,
+            "conditions": tuple(conditions.result()),
+        }
+    )
+    return Decision(
+        status=status,
+        finalizer=None if FINALIZER in node.metadata.finalizers else "add",
+        events=tuple(events),
+        requests=due(requests, refused, world.now),
+        lazy=_essence(status) == _essence(node.status),
+        look_again=15.0 if requests else None,
+    )
+
+
+def _show(node: XenNode, live: HostState, conditions: Conditions, no: Refusal | None, events: list[Event]) -> str:
+    if no is None and live.problems:
+        no = Refusal(reason=live.problems[0].reason, message="; ".join(p.message for p in live.problems))
+    if no is None and live.node != node.name:
+        no = Refusal(
+            reason="WrongHost",
+            message=f"the agent at {node.spec.agent.address} is that of {live.node}; correct spec.agent or the name",
+        )
+    missing = _missing_groups(node, live.facts)
+    if no is None and missing:
+        no = Refusal(
+            reason="VolumeGroupNotFound",
+            message=f"spec.volumeGroups names {', '.join(missing)}, which the host does not have",
+        )
+    if no is not None:
+        conditions.stalled(no.reason, no.message)
+        if conditions.changed("Stalled"):
+            events.append(Event("Warning", no.reason, no.message))
+        return "NotReady"
+    conditions.ready("AgentAnswers", f"xentandem-agent {live.agent_version}")
+    if conditions.changed("Ready"):
+        events.append(Event("Normal", "AgentAnswers", f"xentandem-agent {live.agent_version} answers"))
+    return "Ready" if node.spec.schedulable else "Cordoned"
+
+
+def _missing_groups(node: XenNode, facts: HostFacts) -> list[str]:
+    if facts.volume_groups is None:
+        return []
+    there = {group.name for group in facts.volume_groups}
+    return [name for name in node.spec.volume_groups if name not in there]
+
+
+def _desired(world: World, node: XenNode) -> HostDesired:
+    spec = node.spec
+    return HostDesired(
+        term=world.term,
+        volume_groups=spec.volume_groups,
+        replication_address=spec.replication.address,
+        relocation_enabled=spec.relocation.enabled,
+        relocation_address=spec.relocation.address,
+        relocation_port=spec.relocation.port,
+        relocation_allow_from=spec.relocation.allow_from,
+    )
+
+
+def _facts(world: World, node: XenNode, live: HostState) -> XenNodeStatus:
+    facts = live.facts
+    memory = None
+    if facts.memory_total_mib is not None and facts.memory_free_mib is not None:
+        free = facts.memory_free_mib // MEMORY_STEP_MIB * MEMORY_STEP_MIB
+        memory = NodeMemory(total=mib_quantity(facts.memory_total_mib), free=mib_quantity(free))
+    groups = tuple(
+        NodeVolumeGroup(name=g.name, size=bytes_quantity(g.size), free=bytes_quantity(g.free))
+        for g in facts.volume_groups or ()
+        if g.name in node.spec.volume_groups
+    )
+    return node.status.model_copy(
+        update={
+            "boot_id": live.boot_id,
+            "agent_version": live.agent_version,
+            "xen_version": facts.xen_version,
+            "drbd_version": facts.drbd_version,
+            "cpus": facts.cpus,
+            "memory": memory,
+            "volume_groups": groups,
+            "running_vms": sum(1 for vm in live.vms.values() if vm.status in ("running", "paused")),
+        }
+    )
+
+
+def _essence(status: XenNodeStatus) -> object:
+    truths = tuple((c.type, c.status, c.reason, c.observed_generation) for c in status.conditions)
+    return status.observed_generation, status.phase, status.boot_id, truths
+
+
+def _delete(world: World, node: XenNode) -> Decision:
+    """A host with placed VMs or with replicas is not forgotten: nobody could say any more what runs there."""
+    if FINALIZER not in node.metadata.finalizers:
+        return Decision()
+    vms = [vm.metadata.name for vm in world.objects.vms_on(node.name)]
+    volumes = [volume.metadata.name for volume in world.objects.volumes_on(node.name)]
+    if not vms and not volumes:
+        return Decision(finalizer="remove")
+    held = "; ".join(
+        f"{kind} {', '.join(sorted(names)[:5])}{' ...' if len(names) > 5 else ''}"
+        for kind, names in (("XenVM", vms), ("DrbdVolume", volumes))
+        if names
+    )
+    conditions = Conditions(node.status.conditions, node.metadata.generation, world.now)
+    conditions.stalled("InUse", f"still here: {held}; move or delete them first")
+    status = node.status.model_copy(
+        update={
+            "phase": "Deleting",
+            "observed_generation": node.metadata.generation,
+            "conditions": tuple(conditions.result()),
+        }
+    )
+    return Decision(status=status, look_again=15.0)

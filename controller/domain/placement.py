@@ -1,0 +1,125 @@
+"""Where something may go, and what stands in its way: names that are taken, hosts without room."""
+
+from __future__ import annotations
+
+from agent.protocol import Refusal
+from controller.api.drbdvolume import DrbdVolume
+from controller.api.xenvm import XenVM
+from controller.domain.volume_case import VolumeCase
+from controller.domain.world import HostView, World
+
+
+def claimed_by_another(case: VolumeCase) -> Refusal | None:
+    """A resource, LV, minor or port that another object holds, or something unmanaged on a member. Names the other."""
+    volume = case.volume
+    spec, status = volume.spec, volume.status
+    lv = f"{spec.logical_volume.group}/{volume.logical_volume_name}"
+    wanted = [("resource", case.resource), ("lv", lv)]
+    if spec.device.minor is not None:
+        wanted.append(("minor", str(spec.device.minor)))
+    if spec.device.port is not None:
+        wanted.append(("port", str(spec.device.port)))
+    for kind, value in wanted:
+        holders = case.world.objects.claims(kind, value)
+        if holders and holders[0][2] != case.uid:
+            namespace, name, _ = holders[0]
+            return Refusal(
+                reason=_TAKEN[kind][0],
+                message=f"{_TAKEN[kind][1]} {value} belongs to DrbdVolume {namespace}/{name}; choose another one",
+            )
+    for name in status.nodes or spec.nodes or ():
+        if unmanaged := _unmanaged(case, case.world.objects.host(name), lv):
+            return unmanaged
+    return None
+
+
+_TAKEN = {
+    "resource": ("ResourceTaken", "DRBD resource"),
+    "lv": ("LogicalVolumeTaken", "logical volume"),
+    "minor": ("MinorTaken", "minor"),
+    "port": ("PortTaken", "port"),
+}
+
+
+def _unmanaged(case: VolumeCase, host: HostView, lv: str) -> Refusal | None:
+    live, spec = host.live, case.volume.spec
+    if live is None:
+        return None
+    found = live.logical_volumes.get(lv)
+    if found is not None and found.owner_uid != case.uid:
+        whose = f"of another owner ({found.owner_uid})" if found.owner_uid else "that Xentandem did not make"
+        return Refusal(
+            reason="LogicalVolumeTaken",
+            message=f"{host.name} has a logical volume {lv} {whose}; choose another name in spec.logicalVolume",
+        )
+    for view in live.volumes.values():
+        if view.uid == case.uid:
+            continue
+        whose = f"{view.namespace}/{view.name}" if view.uid else "that Xentandem did not make"
+        for reason, what, clash in (
+            ("ResourceTaken", f"resource {case.resource}", view.resource == case.resource),
+            ("MinorTaken", f"minor {spec.device.minor}", view.minor is not None and view.minor == spec.device.minor),
+            ("PortTaken", f"port {spec.device.port}", view.port is not None and view.port == spec.device.port),
+        ):
+            if clash:
+                return Refusal(
+                    reason=reason,
+                    message=f"{what} on {host.name} belongs to resource {view.resource} {whose}; choose another one",
+                )
+    return None
+
+
+def place_volume(world: World, volume: DrbdVolume) -> tuple[str, str] | Refusal:
+    """Two schedulable hosts with the volume group and room, most free space first; or why there are not two."""
+    group, needed = volume.spec.logical_volume.group, volume.spec.size_bytes
+    fitting: list[tuple[int, str]] = []
+    why: list[str] = []
+    for name, host in sorted(world.objects.hosts().items()):
+        reason = _unfit(host)
+        groups = host.live.facts.volume_groups if host.live else None
+        found = next((g for g in groups or () if g.name == group), None)
+        if reason is None and (found is None or host.node is None or group not in host.node.spec.volume_groups):
+            reason = f"no volume group {group}"
+        if reason is None and found is not None and found.free < needed:
+            reason = f"{found.free >> 20} MiB free in {group}, {needed >> 20} MiB needed"
+        if reason is not None:
+            why.append(f"{name}: {reason}")
+        elif found is not None:
+            fitting.append((-found.free, name))
+    if len(fitting) < 2:
+        told = "; ".join(why) or "there are no XenNodes"
+        return Refusal(reason="NotEnoughHosts", message=f"two hosts are needed, {len(fitting)} fit. {told}")
+    first, second = sorted(name for _, name in sorted(fitting)[:2])
+    return first, second
+
+
+def _unfit(host: HostView) -> str | None:
+    if host.node is None:
+        return "no XenNode"
+    if host.node.deleting or host.node.spec.out_of_service or not host.node.spec.schedulable:
+        return "not schedulable"
+    if host.live is None:
+        return "its agent does not answer"
+    return None
+
+
+def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal:
+    """The member host with most free memory that has room for the VM; or why none has. No disks: any host."""
+    needed = vm.spec.memory_mib
+    best: list[tuple[int, str]] = []
+    why: list[str] = []
+    for name in members or tuple(sorted(world.objects.hosts())):
+        host = world.objects.host(name)
+        reason = _unfit(host)
+        free = host.live.facts.memory_free_mib if host.live else None
+        if reason is None and free is None:
+            reason = "its free memory is unknown"
+        if reason is None and free is not None and free < needed:
+            reason = f"{free} MiB free, {needed} MiB needed"
+        if reason is not None:
+            why.append(f"{name}: {reason}")
+        elif free is not None:
+            best.append((-free, name))
+    if not best:
+        return Refusal(reason="NoHostFits", message="no host can run the VM. " + "; ".join(why))
+    return min(best)[1]

@@ -1,0 +1,158 @@
+"""One XenVM with everything that a decision about it may look at, and the questions asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Literal
+
+from agent.protocol import (
+    DiskConfig,
+    DomainConfig,
+    DomainDesired,
+    DomainState,
+    NetworkConfig,
+    Refusal,
+    VmState,
+    VolumeState,
+)
+from controller.api.drbdvolume import DrbdVolume
+from controller.api.xenvm import NetworkStatus, Placement, XenVM
+from controller.domain.actions import PutDomain, PutVolume, Refused
+from controller.domain.volume_case import VolumeCase
+from controller.domain.world import HostView, World, domains_on, vm_on
+
+XEN_OUI = "00:16:3e"
+"""Xen's own vendor prefix (xl-network-configuration(5), mac)."""
+
+
+def made_mac(uid: str, index: int) -> str:
+    """A MAC that depends on the VM's uid and the card's number alone, so it is the same for ever."""
+    digest = sha256(f"{uid}/{index}".encode()).hexdigest()
+    return f"{XEN_OUI}:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
+
+
+@dataclass(frozen=True)
+class VmCase:
+    world: World
+    vm: XenVM
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def uid(self) -> str:
+        return self.vm.metadata.uid
+
+    @property
+    def name(self) -> str:
+        return self.vm.metadata.name
+
+    @property
+    def placement(self) -> Placement | None:
+        return self.vm.status.placement
+
+    @cached_property
+    def home(self) -> HostView | None:
+        """The host of the placement."""
+        return self.world.objects.host(self.placement.node) if self.placement else None
+
+    @cached_property
+    def here(self) -> VmState | None:
+        """What the home's agent says of the VM; None: unknown, or it never heard of it."""
+        return vm_on(self.home, self.uid) if self.home else None
+
+    def host(self, node: str) -> HostView:
+        return self.world.objects.host(node)
+
+    def domains(self, node: str) -> tuple[DomainState, ...]:
+        return domains_on(self.host(node), self.uid, self.name)
+
+    @cached_property
+    def volumes(self) -> dict[str, DrbdVolume | None]:
+        """By name, in the order of spec.disks."""
+        namespace = self.vm.metadata.namespace
+        return {disk.volume: self.world.objects.volume((namespace, disk.volume)) for disk in self.vm.spec.disks}
+
+    @cached_property
+    def volume_cases(self) -> tuple[VolumeCase, ...]:
+        return tuple(VolumeCase(self.world, volume) for volume in self.volumes.values() if volume is not None)
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """Hosts that hold a replica of every disk; empty also when the VM has no disk (then any host will do)."""
+        per_disk = [set(case.nodes) for case in self.volume_cases]
+        return tuple(sorted(set.intersection(*per_disk))) if per_disk else ()
+
+    def replica(self, case: VolumeCase, node: str) -> VolumeState | None:
+        return case.view(node)
+
+    def networks(self) -> tuple[NetworkStatus, ...]:
+        return tuple(
+            NetworkStatus(bridge=card.bridge, mac=(card.mac or made_mac(self.uid, index)).lower())
+            for index, card in enumerate(self.vm.spec.networks)
+        )
+
+    def disks_missing(self) -> Refusal | None:
+        """A disk that is not there or not ready, by its volume's status."""
+        for name, volume in self.volumes.items():
+            if volume is None:
+                return Refusal(
+                    reason="VolumeNotFound",
+                    message=f"there is no DrbdVolume {name} in namespace {self.vm.metadata.namespace}: apply it",
+                )
+            if volume.deleting:
+                return Refusal(reason="VolumeDeleting", message=f"DrbdVolume {name} is being deleted")
+            if not (volume.status.initial_sync and volume.status.initial_sync.completed):
+                return Refusal(reason="VolumeNotReady", message=f"waiting until DrbdVolume {name} is synchronised")
+            if volume.spec.content and not (volume.status.content and volume.status.content.state == "Written"):
+                return Refusal(reason="VolumeNotReady", message=f"waiting for the content of DrbdVolume {name}")
+        return None
+
+    def desired(
+        self, state: Literal["Running", "Paused", "Stopped", "Released"], epoch: int | None = None
+    ) -> DomainDesired:
+        """What the VM shall be on one host; complete each time. Needs its volumes' devices to be decided."""
+        spec, status = self.vm.spec, self.vm.status
+        assert status.placement is not None
+        disks = [
+            DiskConfig(resource=volume.resource, minor=volume.status.device.minor, vdev=disk.device, mode=disk.mode)
+            for disk in spec.disks
+            if (volume := self.volumes[disk.volume]) is not None and volume.status.device is not None
+        ]
+        command_line = " ".join(part for part in (f"root={spec.root}" if spec.root else "", spec.extra or "") if part)
+        return DomainDesired(
+            term=self.world.term,
+            epoch=epoch or status.placement.epoch,
+            uid=self.uid,
+            namespace=self.vm.metadata.namespace,
+            name=self.name,
+            state=state,
+            run=max(status.run, 1),
+            config=DomainConfig(
+                type=spec.type,
+                memory_mib=spec.memory_mib,
+                max_memory_mib=spec.max_memory_mib,
+                vcpus=spec.vcpus,
+                kernel=spec.kernel,
+                ramdisk=spec.ramdisk,
+                bootloader=spec.bootloader,
+                cmdline=command_line,
+                disks=tuple(disks),
+                networks=tuple(NetworkConfig(bridge=n.bridge, mac=n.mac) for n in self.networks()),
+            ),
+            on_poweroff=spec.on_poweroff,
+            on_reboot=spec.on_reboot,
+            on_crash=spec.on_crash,
+            shutdown_grace_seconds=float(spec.shutdown_grace_seconds),
+        )
+
+    def put(self, state: Literal["Running", "Paused", "Stopped"]) -> PutDomain:
+        assert self.placement is not None
+        return PutDomain(self.placement.node, self.desired(state))
+
+    def not_primary_at(self, node: str) -> tuple[VolumeCase, ...]:
+        """Volumes of writable disks that are not Primary on that host, or cannot be seen there."""
+        return tuple(case for case in self.volume_cases if (view := case.view(node)) is None or view.role != "Primary")
+
+    def promotions(self, node: str) -> tuple[PutVolume, ...]:
+        return tuple(case.put(node, "Up", "Primary") for case in self.not_primary_at(node) if case.view(node))

@@ -1,0 +1,135 @@
+"""How a decision about a XenVM is put together: status fields, conditions, events, one place for all branches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agent.protocol import Refusal, VmState
+from controller.api.common import OperationRecord
+from controller.api.xenvm import DomainStatus, XenVMStatus
+from controller.domain.actions import (
+    FINALIZER,
+    REFUSED_SECONDS,
+    Decision,
+    Event,
+    Refused,
+    Request,
+    due,
+    refusal_of,
+)
+from controller.domain.conditions import Conditions, timestamp
+from controller.domain.engine import Plan, Position
+from controller.domain.vm_case import VmCase
+
+RETRY_SECONDS = 15.0
+"""A blocked operation is looked at again after this, though nothing told of a change."""
+
+
+class Report:
+    """Collects what one branch of the decision finds; `decision()` closes it."""
+
+    def __init__(self, case: VmCase, refused: tuple[Refused, ...] = ()) -> None:
+        self.case, self.refused = case, refused or case.refused
+        vm = case.vm
+        self.conditions = Conditions(vm.status.conditions, vm.metadata.generation, case.world.now)
+        self.status: XenVMStatus = vm.status.model_copy(
+            update={"networks": case.networks(), "operation": None, **_domain(case.here)}
+        )
+        self.events: list[Event] = []
+        self.requests: tuple[Request, ...] = ()
+        self.look_again: float | None = None
+        self._placed: Refusal | None = None
+
+    def set(self, **update: object) -> Report:
+        self.status = self.status.model_copy(update=update)
+        return self
+
+    def event(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        self.events.append(Event(kind, reason, message))
+
+    def ready(self, phase: str, reason: str, message: str) -> Report:
+        before = self.case.vm.status.phase
+        self.conditions.ready(reason, message)
+        if before not in (phase, None, "Unknown"):
+            self.event("Normal", reason, message)
+        return self.set(phase=phase)
+
+    def progressing(self, phase: str, reason: str, message: str) -> Report:
+        self.conditions.progressing(reason, message)
+        self.look_again = RETRY_SECONDS
+        return self.set(phase=phase)
+
+    def stalled(self, phase: str, refusal: Refusal) -> Report:
+        self.conditions.stalled(refusal.reason, refusal.message)
+        if self.conditions.changed("Stalled"):
+            self.event("Warning", refusal.reason, refusal.message)
+        self.look_again = RETRY_SECONDS
+        return self.set(phase=phase)
+
+    def unknown(self, refusal: Refusal) -> Report:
+        self.conditions.unknown(refusal.reason, refusal.message)
+        if self.conditions.changed("Ready"):
+            self.event("Warning", refusal.reason, refusal.message)
+        return self.set(phase="Unknown")
+
+    def not_placed(self, reason: str, message: str, *, warn: bool = False) -> None:
+        """The VM is not where spec.node wants it: why."""
+        self._placed = Refusal(reason=reason, message=message)
+        self.conditions.set("Placed", "False", reason, message)
+        self.conditions.set("Reconciling", "True", reason, message)
+        if warn and self.conditions.changed("Placed"):
+            self.event("Warning", reason, message)
+
+    def follow(self, plan: Plan[VmCase], at: Position, phase: str) -> Report:
+        """A step of a plan: its requests, or the agent's no to them."""
+        self.requests = at.requests
+        old = self.case.vm.status.operation
+        same = old if old is not None and old.plan == plan.id else None
+        no = refusal_of(at.requests, self.refused)
+        self.set(
+            operation=OperationRecord(
+                id=same.id if same else f"{plan.id.split('/')[0].replace('.', '-')}-{self.case.uid[:8].lower()}",
+                plan=plan.id,
+                step=at.step or "Done",
+                started_at=same.started_at if same else timestamp(self.case.world.now),
+                message=at.message,
+            )
+        )
+        if no is not None:
+            return self.stalled(phase, no)
+        return self.progressing(phase, at.step or "Done", at.message)
+
+    def decision(self) -> Decision:
+        vm, placement = self.case.vm, self.status.placement
+        if self._placed is None and placement is not None:
+            self.conditions.set("Placed", "True", "AsDeclared", f"placed on {placement.node}, epoch {placement.epoch}")
+        status = self.status.model_copy(
+            update={"observed_generation": vm.metadata.generation, "conditions": tuple(self.conditions.result())}
+        )
+        return Decision(
+            status=status,
+            finalizer=None if FINALIZER in vm.metadata.finalizers or vm.deleting else "add",
+            events=tuple(self.events),
+            requests=due(self.requests, self.refused, self.case.world.now),
+            lazy=_essence(status) == _essence(vm.status),
+            look_again=REFUSED_SECONDS if self.refused and self.requests else self.look_again,
+        )
+
+
+def _essence(status: XenVMStatus) -> object:
+    """What may never wait to be written: intents, and what is true of the whole. The rest is for people."""
+    migration = status.migration
+    truths = tuple((c.type, c.status, c.observed_generation) for c in status.conditions)
+    move = (migration.id, migration.outcome, migration.cancel_requested) if migration else None
+    return status.placement, status.run, status.last_state, status.observed_generation, move, truths
+
+
+def _domain(here: VmState | None) -> dict[str, object]:
+    """Facts of the home's agent; when it cannot be seen the last ones stay."""
+    if here is None:
+        return {}
+    alive = here.domid is not None
+    return {
+        "domain": DomainStatus(id=here.domid, since=here.since) if alive else None,
+        "restarts": here.restart.count,
+    }

@@ -1,0 +1,129 @@
+"""The world as it was observed: the input of every decision. Facts with their age, nothing derived by hope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+from agent.protocol import (
+    DomainState,
+    HostState,
+    OperationState,
+    PreflightReport,
+    PreflightRequest,
+    VmState,
+    VolumeState,
+)
+from controller.api.drbdvolume import DrbdVolume
+from controller.api.xennode import XenNode
+from controller.api.xenvm import XenVM
+
+Key = tuple[str, str]
+"""(namespace, name)."""
+
+
+@dataclass(frozen=True)
+class HostView:
+    """One dom0 as its agent last told; a new one for each change of its state.
+
+    `state` is None when it never told; stale when `connected` is False.
+    """
+
+    name: str
+    node: XenNode | None
+    state: HostState | None = None
+    connected: bool = False  # the watch is alive and its last line is no older than its limit
+    error: str = ""  # why it is not connected
+
+    @property
+    def live(self) -> HostState | None:
+        """The state if it is current, else None: what is not current is unknown."""
+        return self.state if self.connected else None
+
+    @cached_property
+    def domains_by_name(self) -> Mapping[str, tuple[DomainState, ...]]:
+        """Current domains by uuid and by name, so that looking for one VM costs the same on a full host."""
+        found: dict[str, tuple[DomainState, ...]] = {}
+        for domain in self.live.domains.values() if self.live else ():
+            for key in {domain.name, domain.uuid or domain.name}:
+                found[key] = (*found.get(key, ()), domain)
+        return found
+
+
+class Objects(Protocol):
+    """Read-only view of the object cache with its indexes; every lookup is O(1) or O(answer)."""
+
+    def host(self, name: str) -> HostView: ...
+    def hosts(self) -> Mapping[str, HostView]: ...
+    def volume(self, key: Key) -> DrbdVolume | None: ...
+    def vm(self, key: Key) -> XenVM | None: ...
+    def vms_using(self, volume: Key) -> tuple[XenVM, ...]:
+        """VMs whose spec.disks name the volume."""
+        ...
+
+    def vms_on(self, node: str) -> tuple[XenVM, ...]:
+        """VMs whose status.placement.node is the node."""
+        ...
+
+    def volumes_on(self, node: str) -> tuple[DrbdVolume, ...]:
+        """Volumes whose status.nodes holds the node."""
+        ...
+
+    def claims(self, kind: str, value: str) -> tuple[tuple[str, str, str], ...]:
+        """(namespace, name, uid) of the objects that claim a name, the holder first; kinds: minor, port, lv ("group/name"), resource,
+        domain. Held = in status, or declared in spec by the oldest object (by creationTimestamp, then uid)."""
+        ...
+
+    def used_minors(self) -> frozenset[int]:
+        """Minors in any DrbdVolume's spec or status."""
+        ...
+
+    def used_ports(self) -> frozenset[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A live read that a decision needs before it may be made (the shell asks, then decides again)."""
+
+    host: str
+    body: PreflightRequest  # its side: source, target or start
+
+
+Answer = PreflightReport | str
+"""What was answered, or, as a text, why it could not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that one decision about one object may look at. `now` is Unix time, seconds."""
+
+    objects: Objects
+    now: float
+    term: int
+    answers: Mapping[Question, Answer] = field(default_factory=dict)
+
+
+def volume_on(view: HostView, resource: str) -> VolumeState | None:
+    """The resource on that host, if the host's state is current and knows it."""
+    live = view.live
+    return live.volumes.get(resource) if live else None
+
+
+def vm_on(view: HostView, uid: str) -> VmState | None:
+    live = view.live
+    return live.vms.get(uid) if live else None
+
+
+def operation_on(view: HostView, operation_id: str) -> OperationState | None:
+    live = view.live
+    return live.operations.get(operation_id) if live else None
+
+
+def domains_on(view: HostView, uid: str, name: str) -> tuple[DomainState, ...]:
+    """Every domain there with the VM's uuid or with its name in any form, the zombie's among them by uuid."""
+    index = view.domains_by_name
+    keys = (uid, name, f"{name}--incoming", f"{name}--migratedaway")
+    found = {domain.domid: domain for key in keys for domain in index.get(key, ())}
+    return tuple(found.values())
