@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -31,6 +32,25 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+class _Exits(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells when the command has ended; asyncio's own `wait` also waits until nobody holds its outputs open."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, exited: asyncio.Event) -> None:
+        super().__init__(limit=_LINE_LIMIT, loop=loop)
+        self._exited = exited
+
+    def process_exited(self) -> None:
+        self._exited.set()
+        super().process_exited()
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    process: asyncio.subprocess.Process
+    transport: asyncio.SubprocessTransport
+    exited: asyncio.Event
+
+
 class RealHost:
     """`agent.host.Host` of the machine it runs on. `state_dir` keeps the files of jobs (in `jobs/`)."""
 
@@ -42,13 +62,14 @@ class RealHost:
     # --- commands -----------------------------------------------------------------------------------------------
 
     async def run(self, argv: Sequence[str], *, timeout: float = 30.0, stdin: bytes = b"") -> Completed:
-        process = await self._spawn(argv)
+        command = await self._spawn(argv)
+        process = command.process
         output, errors = _Collector(process.stdout), _Collector(process.stderr)
         tasks = [asyncio.create_task(part.fill(process)) for part in (output, errors)]
         tasks.append(asyncio.create_task(_feed(process, stdin)))
         try:
             async with asyncio.timeout(timeout):
-                status = await process.wait()
+                await command.exited.wait()
                 # A daemon that the command left behind may hold its output open: the command itself has ended
                 await asyncio.wait(tasks, timeout=_DRAIN_SECONDS)
         except TimeoutError:
@@ -57,19 +78,21 @@ class RealHost:
             _end_group(process)
             for task in tasks:
                 task.cancel()
-            _close(process)
-        return Completed(tuple(argv), status, output.text(), errors.text())
+            command.transport.close()
+        assert process.returncode is not None
+        return Completed(tuple(argv), process.returncode, output.text(), errors.text())
 
     @asynccontextmanager
     async def follow(self, argv: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
-        process = await self._spawn(argv, stderr=asyncio.subprocess.DEVNULL)
+        command = await self._spawn(argv, stderr=asyncio.subprocess.DEVNULL)
+        process = command.process
         assert process.stdin is not None
         process.stdin.close()
         try:
             yield _lines(process.stdout)
         finally:
             _end_group(process)
-            _close(process)
+            command.transport.close()
 
     async def start_job(self, scope: str, argv: Sequence[str]) -> RealJob:
         return await self._jobs.start(scope, argv)
@@ -82,16 +105,17 @@ class RealHost:
 
     async def pipe(self, argv: Sequence[str]) -> RealPipe:
         mark = f"pipe-{uuid.uuid4()}"
-        return RealPipe(await self._spawn(argv, mark=mark), mark)
+        return RealPipe((await self._spawn(argv, mark=mark)).process, mark)
 
     async def _spawn(
         self, argv: Sequence[str], *, mark: str | None = None, stderr: int = asyncio.subprocess.PIPE
-    ) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
+    ) -> _Command:
+        loop, pipe, exited = asyncio.get_running_loop(), asyncio.subprocess.PIPE, asyncio.Event()
+        transport, protocol = await loop.subprocess_exec(
+            lambda: _Exits(loop, exited),
             *argv, stdin=pipe, stdout=pipe, stderr=stderr, env=environment(mark), start_new_session=True, cwd="/",
-            limit=_LINE_LIMIT,
         )  # fmt: skip
+        return _Command(asyncio.subprocess.Process(transport, protocol, loop), transport, exited)
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -241,11 +265,6 @@ def _end_group(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def _close(process: asyncio.subprocess.Process) -> None:
-    """Let go of its pipes, also of those that a daemon it left behind keeps open. asyncio has no public way."""
-    process._transport.close()  # type: ignore[attr-defined]
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
