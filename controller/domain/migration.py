@@ -175,7 +175,7 @@ def _unclear(move: Move, report: Report, why: Refusal) -> Decision:
             reason=why.reason,
             message=(
                 f"hand-over unclear ({why.message}), and the agent of {move.target} does not answer; "
-                f"the guest stays suspended on {move.source} until it does, for the copy there could be the one that runs"
+                f"the guest stays suspended on {move.source} until it does, for the copy there could run"
             ),
         ),
     )

@@ -19,7 +19,9 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         return _delete(world, node)
     view = world.objects.host(node.name)
     conditions = Conditions(node.status.conditions, node.metadata.generation, world.now)
-    status, events, requests = node.status, [], ()
+    status = node.status
+    events: list[Event] = []
+    requests: tuple[PutHost, ...] = ()
     live = view.live
     if node.spec.out_of_service:
         conditions.set("Ready", "False", "OutOfService", "off, by a person's word; nothing is started here")

@@ -72,8 +72,11 @@ class Objects(Protocol):
         ...
 
     def claims(self, kind: str, value: str) -> tuple[tuple[str, str, str], ...]:
-        """(namespace, name, uid) of the objects that claim a name, the holder first; kinds: minor, port, lv ("group/name"), resource,
-        domain. Held = in status, or declared in spec by the oldest object (by creationTimestamp, then uid)."""
+        """(namespace, name, uid) of the objects that claim a name, the holder first.
+
+        Kinds: minor, port, lv ("group/name"), resource, domain. The holder has it in status, or else is the oldest
+        object that declares it in spec (by creationTimestamp, then uid).
+        """
         ...
 
     def used_minors(self) -> frozenset[int]:
