@@ -1,0 +1,338 @@
+"""PUT and DELETE /v1/domains: what the controller wishes of each VM, promised first, then made so by one worker a VM.
+
+A wish is checked and journalled in `put`, and the answer does not wait for its effect. The worker reads what is (never
+what it remembers), takes `vm_steps.next_step`, does it, and looks again, until there is nothing to do. While a
+migration of the VM runs it holds the VM's lock, and the worker stands still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from agent.core import Context, Refused, within
+from agent.drivers.errors import DriverError
+from agent.host import CommandTimedOut
+from agent.preflight import preflight
+from agent.protocol import (
+    DomainDesired,
+    DomainRemoval,
+    DomainState,
+    HostState,
+    PreflightReport,
+    PreflightRequest,
+    Refusal,
+    VmState,
+)
+from agent.signals import Flag
+from agent.vm_disks import joined, usable
+from agent.vm_effects import Effects
+from agent.vm_records import VmRecord, accept, in_the_way, mine, status_of, vm_state
+from agent.vm_steps import Blocked, Rest, next_step
+from agent.vm_store import VmStore, config_path, domain_lock
+
+RELEASE_WAIT = 10.0  # a release waits so long for a step under way
+RETRY_FIRST, RETRY_MOST = 1.0, 30.0
+BLOCKED_SECONDS = 5.0  # what stands in the way is looked at again, although nothing rang
+GONE_SECONDS = 0.2
+STEPS_AT_ONCE = 50
+
+
+class _Worker:
+    """One VM's worker: what it does not need to remember over a restart."""
+
+    def __init__(self, uid: str, *, asked: bool) -> None:
+        self.uid = uid
+        self.asked = asked  # the controller asked this agent process
+        self.ring = Flag()
+        self.problem: Refusal | None = None
+        self.failures = 0
+        self.status: str | None = None
+        self.since: str | None = None
+        self.seen: tuple[object, ...] | None = None
+
+
+class Domains:
+    """`agent.core.DomainService`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._store = VmStore(context)
+        self._effects = Effects(context, self._store)
+        self._workers: dict[str, _Worker] = {}
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Publish the journal's VMs and take them up. A VM that did not run in this boot is not started."""
+        for record in self._store.all():
+            self._take_up(record.desired.uid, asked=False)
+        self._context.tasks.spawn(self._listen(), name="domains: listen")
+
+    async def put(self, name: str, desired: DomainDesired) -> VmState:
+        """Promise and wish. Raises Refused, DriverError, CommandTimedOut; the effect follows by itself."""
+        uid = desired.uid
+        self._identity(name, desired)
+        record = self._store.get(uid)
+        wanted = self._accept(record, desired)
+        if (state := self._during_operation(record, desired)) is not None:
+            return state
+        if record is not None and wanted == record and desired.state in ("Released", "Stopped"):
+            return self._ring(uid)
+        if desired.state == "Released":
+            async with _limited(self._context, uid):
+                present = mine(uid, name, await self._context.observer.read_domains())
+                if present:
+                    raise Refused("DomainPresent", f"{_listed(present)} is on {self._context.node}; it must go first")
+                return self._commit(desired)
+        if wanted.wants_domain:
+            await self._check_start(wanted)
+        return self._commit(desired)
+
+    async def remove(self, name: str, removal: DomainRemoval) -> None:
+        """Forget a VM that has no domain here. Raises Refused."""
+        record = self._store.get(removal.uid)
+        if record is None:
+            return
+        if record.desired.name != name:
+            raise Refused("UidMismatch", f"{removal.uid} is {record.desired.name} here, not {name}")
+        if removal.epoch < record.epoch:
+            raise Refused("EpochTooOld", f"epoch {removal.epoch} is over: this host promised epoch {record.epoch}")
+        self._no_operation(removal.uid, name)
+        async with _limited(self._context, removal.uid):
+            self._no_operation(removal.uid, name)
+            present = mine(removal.uid, name, await self._context.observer.read_domains())
+            if present:
+                raise Refused("DomainPresent", f"{_listed(present)} is on {self._context.node}; stop it first")
+            await self._context.host.remove(config_path(name))
+            self._store.delete(removal.uid)
+        self._context.observer.remove_vm(removal.uid)
+        if (worker := self._workers.pop(removal.uid, None)) is not None:
+            worker.ring.set()
+
+    async def preflight(self, request: PreflightRequest) -> PreflightReport:
+        """Every reason that stands against it now; changes nothing."""
+        return await preflight(self._context, request)
+
+    def wake(self, uid: str) -> None:
+        """The VM's record or what may be done with it changed: look again, publish."""
+        self._take_up(uid, asked=True)
+
+    # --- what is accepted ---------------------------------------------------------------------------------------
+
+    def _identity(self, name: str, desired: DomainDesired) -> None:
+        if name != desired.name:
+            raise Refused("NameMismatch", f"the request for {name} describes {desired.name}")
+        for other in self._store.all():
+            if other.desired.name == name and other.desired.uid != desired.uid:
+                raise Refused(
+                    "NameTaken",
+                    f"{name} on {self._context.node} belongs to XenVM {other.desired.namespace}/{other.desired.name}"
+                    f" (uid {other.desired.uid})",
+                )
+
+    def _accept(self, record: VmRecord | None, desired: DomainDesired) -> VmRecord:
+        return accept(record, desired, boot_id=self._context.boot_id, now=self._context.host.now())
+
+    def _during_operation(self, record: VmRecord | None, desired: DomainDesired) -> VmState | None:
+        """While a migration runs nothing else changes the VM. None: none runs."""
+        running = self._context.operations.running(desired.uid)
+        if not running:
+            return None
+        operation, body = running[0], running[0].request.body
+        if body.kind == "migrate-receive" and desired.epoch >= body.domain.epoch and desired.state != "Released":
+            # Only with the source's release, or the source fenced, does the controller give the epoch to this host.
+            if desired.state not in ("Running", "Paused"):
+                raise Refused(
+                    "OperationRunning", f"operation {operation.id} brings {desired.name} here; cancel it first"
+                )
+            operation.note(granted_by_controller=True)
+            return self._show(desired.uid) or _arriving(desired)
+        if record is not None and (desired.epoch, desired.state) == (record.epoch, record.desired.state):
+            return self._ring(desired.uid)
+        raise Refused(
+            "OperationRunning",
+            f"{desired.name} is busy with operation {operation.id} ({operation.state.kind}, {operation.phase});"
+            " wait for it or cancel it",
+        )
+
+    def _no_operation(self, uid: str, name: str) -> None:
+        for operation in self._context.operations.running(uid):
+            raise Refused("OperationRunning", f"{name} is busy with operation {operation.id} ({operation.phase})")
+
+    async def _check_start(self, wanted: VmRecord) -> None:
+        """Refuse a start that could not happen now, before anything is promised."""
+        uid, name, node = wanted.desired.uid, wanted.desired.name, self._context.node
+        domains = await self._context.observer.read_domains()
+        if (refusal := in_the_way(uid, name, domains, node)) is not None:
+            raise Refused.of(refusal)
+        if wanted.halted is not None or mine(uid, name, domains):
+            return
+        refusals = usable(wanted.desired.config.disks, await self._context.observer.read_drbd(), node)
+        if refusals:
+            raise Refused.of(joined(refusals))
+
+    def _commit(self, desired: DomainDesired) -> VmState:
+        """Accept against the newest record, journal, wake the worker. No await: nothing comes between."""
+        record = self._store.get(desired.uid)
+        wanted = self._accept(record, desired)
+        self._no_operation(desired.uid, desired.name)
+        if wanted != record:
+            self._store.put(wanted)
+            self._context.log(object=desired.name, epoch=wanted.epoch, run=wanted.run).info(
+                "domain wish accepted", state=desired.state, granted=wanted.granted
+            )
+        return self._ring(desired.uid)
+
+    def _ring(self, uid: str) -> VmState:
+        self._take_up(uid, asked=True)
+        state = self._show(uid)
+        assert state is not None
+        return state
+
+    def _take_up(self, uid: str, *, asked: bool) -> None:
+        worker = self._workers.get(uid)
+        if worker is None:
+            worker = self._workers[uid] = _Worker(uid, asked=asked)
+            self._context.tasks.spawn(self._work(worker), name=f"domain {uid}")
+        worker.asked = worker.asked or asked
+        worker.ring.set()
+
+    # --- what is shown ------------------------------------------------------------------------------------------
+
+    def _may_start(self, record: VmRecord, worker: _Worker | None) -> bool:
+        ran = record.started_at is not None or record.restart_at is not None
+        return record.boot_id == self._context.boot_id and (ran or (worker is not None and worker.asked))
+
+    def _show(self, uid: str) -> VmState | None:
+        record, worker = self._store.get(uid), self._workers.get(uid)
+        if record is None:
+            return None
+        state: HostState = self._context.observer.state
+        readable = all(problem.reason != "DomainsUnreadable" for problem in state.problems)
+        own = mine(uid, record.desired.name, state.domains.values()) if readable else None
+        may_start = self._may_start(record, worker)
+        status = status_of(record, own, may_start)
+        if worker is not None and worker.status != status:
+            worker.status, worker.since = status, self._context.now_text()
+        shown = vm_state(
+            record,
+            own,
+            may_start=may_start,
+            since=worker.since if worker else None,
+            problem=worker.problem if worker else None,
+        )
+        self._context.observer.put_vm(shown)
+        return shown
+
+    async def _listen(self) -> None:
+        """Wake the workers whose domains or operations changed, as the observer sees them."""
+        while True:
+            state = self._context.observer.state
+            for uid, worker in list(self._workers.items()):
+                record = self._store.get(uid)
+                if record is None:
+                    continue
+                own = mine(uid, record.desired.name, state.domains.values())
+                seen = (
+                    tuple((domain.domid, domain.name, domain.kind, domain.state) for domain in own),
+                    tuple(one.id for one in self._context.operations.running(uid)),
+                )
+                if worker.seen != seen:
+                    worker.seen = seen
+                    worker.ring.set()
+            if self._context.observer.state is state:
+                await self._context.observer.watch.changed()
+
+    # --- the worker ---------------------------------------------------------------------------------------------
+
+    async def _work(self, worker: _Worker) -> None:
+        while self._workers.get(worker.uid) is worker:
+            log = self._context.log(vm=worker.uid)
+            try:
+                problem, pause = await self._advance(worker)
+                worker.failures = 0
+            except (DriverError, CommandTimedOut, Refused) as error:
+                problem = _as_refusal(error)
+                pause = min(RETRY_MOST, RETRY_FIRST * 2.0**worker.failures)
+                worker.failures = min(worker.failures + 1, 10)
+            if problem is not None and problem != worker.problem:
+                log.warning("domain not as it shall be", reason=problem.reason, problem=problem.message)
+            worker.problem = problem
+            self._show(worker.uid)
+            await _wait(self._context, worker.ring, pause)
+
+    async def _advance(self, worker: _Worker) -> tuple[Refusal | None, float | None]:
+        """Steps until there is none to take: (what stands against it, seconds until the next look)."""
+        for _ in range(STEPS_AT_ONCE):
+            if self._context.operations.running(worker.uid):
+                return None, None
+            async with self._context.locks.hold(domain_lock(worker.uid)):
+                record = self._store.get(worker.uid)
+                if record is None or self._context.operations.running(worker.uid):
+                    return None, None
+                domains = await self._context.observer.read_domains()
+                record = self._store.get(worker.uid) or record
+                now = self._context.host.now()
+                may_start = self._may_start(record, worker)
+                step = next_step(record, domains, now=now, may_start=may_start, node=self._context.node)
+                if isinstance(step, Rest):
+                    dying = any(one.state == "dying" for one in mine(worker.uid, record.desired.name, domains))
+                    until = None if step.until is None else max(0.0, step.until - now)
+                    return None, GONE_SECONDS if dying else until
+                if isinstance(step, Blocked):
+                    return step.refusal, BLOCKED_SECONDS
+                await self._effects.take(record, step)
+            self._show(worker.uid)
+        return Refusal(reason="NoRest", message="the domain changes faster than the agent can follow"), RETRY_MOST
+
+
+class _limited:
+    """The VM's lock, waited for at most RELEASE_WAIT seconds. Raises Refused("Busy")."""
+
+    def __init__(self, context: Context, uid: str) -> None:
+        self._context, self._uid = context, uid
+        self._hold = context.locks.hold(domain_lock(uid))
+
+    async def __aenter__(self) -> None:
+        try:
+            await within(self._context.host, RELEASE_WAIT, self._hold.__aenter__())
+        except TimeoutError:
+            raise Refused("Busy", f"a change of this VM is under way on {self._context.node}; try again") from None
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._hold.__aexit__(None, None, None)
+
+
+async def _wait(context: Context, ring: Flag, seconds: float | None) -> None:
+    if seconds is None:
+        await ring.take()
+        return
+    with suppress(TimeoutError):
+        await within(context.host, seconds, ring.take())
+
+
+def _listed(domains: Sequence[DomainState]) -> str:
+    return ", ".join(f"domain {one.name} (id {one.domid}, {one.flags})" for one in domains)
+
+
+def _as_refusal(error: DriverError | CommandTimedOut | Refused) -> Refusal:
+    if isinstance(error, Refused):
+        return error.refusal
+    if isinstance(error, DriverError):
+        return Refusal(reason=error.reason, message=error.message)
+    return Refusal(reason="TimedOut", message=str(error))
+
+
+def _arriving(desired: DomainDesired) -> VmState:
+    """A VM that is on its way here: nothing is promised before its source has given it away."""
+    return VmState(
+        uid=desired.uid,
+        namespace=desired.namespace,
+        name=desired.name,
+        epoch=0,
+        granted=False,
+        desired=desired.state,
+        run=desired.run,
+        status="starting",
+    )
