@@ -15,8 +15,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 def files() -> dict[Path, str]:
     """Every generated file, relative to the project, with its text."""
     made = {Path("crds") / file_name(kind): to_yaml(crd(kind)) for kind in KINDS}
+    # Without an ending: `kubectl apply -k crds` finds it, and `kubectl apply -f crds` does not take it for an object.
+    made[Path("crds/Kustomization")] = _kustomization()
     made[Path("docs/reference.md")] = reference()
     return made
+
+
+def _kustomization() -> str:
+    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "resources:"]
+    return "\n".join([*lines, *(f"  - {file_name(kind)}" for kind in KINDS)]) + "\n"
 
 
 def drift(project: Path = PROJECT) -> list[str]:
