@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
-import subprocess
+import stat
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +79,11 @@ async def test_a_missing_program_is_file_not_found(host: RealHost) -> None:
 
 async def test_the_time_limit_ends_the_whole_process_group(host: RealHost, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    code = f"import subprocess, os, time; c = subprocess.Popen(['sleep', '600']); open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{c.pid}}'); time.sleep(600)"
+    code = f"""if True:
+        import os, subprocess, time
+        child = subprocess.Popen(["sleep", "600"])
+        open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+        time.sleep(600)"""
     with pytest.raises(CommandTimedOut) as caught:
         await host.run([PYTHON, "-c", code], timeout=1.5)
     assert caught.value.seconds == 1.5
@@ -132,7 +136,11 @@ async def test_follow_ends_with_the_command(host: RealHost) -> None:
 
 
 async def test_pipe_carries_bytes_both_ways(host: RealHost) -> None:
-    code = "import sys\nd = sys.stdin.buffer.read()\nsys.stdout.buffer.write(d[::-1])\nprint('got', len(d), file=sys.stderr)"
+    code = """if True:
+        import sys
+        data = sys.stdin.buffer.read()
+        sys.stdout.buffer.write(data[::-1])
+        print("got", len(data), file=sys.stderr)"""
     process = await host.pipe([PYTHON, "-c", code])
     await process.stdio.write(b"\x00\xffabc")
     await process.stdio.close_write()
@@ -146,7 +154,10 @@ async def test_pipe_carries_bytes_both_ways(host: RealHost) -> None:
 
 
 async def test_pipe_kill_ends_helpers_in_sessions_of_their_own(host: RealHost) -> None:
-    code = "import subprocess, sys, time\nprint(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, file=sys.stderr, flush=True)\ntime.sleep(600)"
+    code = """if True:
+        import subprocess, sys, time
+        print(subprocess.Popen(["sleep", "600"], start_new_session=True).pid, file=sys.stderr, flush=True)
+        time.sleep(600)"""
     process = await host.pipe([PYTHON, "-c", code])
     helper = int(await anext(process.stderr().__aiter__()))
     await process.kill()
@@ -170,7 +181,11 @@ async def test_a_job_keeps_its_output_and_its_status(host: RealHost) -> None:
 
 async def test_a_jobs_lines_come_while_it_runs(host: RealHost, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    code = f"import os, time\nprint('first', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint('last', end='')"
+    code = f"""if True:
+        import os, time
+        print("first", flush=True)
+        while not os.path.exists({str(go)!r}): time.sleep(0.01)
+        print("last", end="")"""
     job = await host.start_job("lines", [PYTHON, "-c", code])
     lines = job.stderr()
     assert await anext(lines) == "first"
@@ -203,7 +218,11 @@ async def test_a_scope_is_no_path(host: RealHost, scope: str) -> None:
 
 async def test_killing_a_job_ends_its_whole_scope_and_records_it(host: RealHost, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    code = f"import os, subprocess, time\nc = subprocess.Popen(['sleep', '600'], start_new_session=True)\nopen({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{c.pid}}\\n')\ntime.sleep(600)"
+    code = f"""if True:
+        import os, subprocess, time
+        helper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{helper.pid}}\\n")
+        time.sleep(600)"""
     job = await host.start_job("to-kill", [PYTHON, "-c", code])
     await until(lambda: pids.exists() and pids.read_text().endswith("\n"))
     await job.kill()
@@ -222,29 +241,29 @@ async def test_a_running_job_is_not_forgotten(host: RealHost) -> None:
 async def test_a_job_outlives_the_process_that_started_it_and_can_be_joined(tmp_path: Path) -> None:
     """The agent's side is killed with SIGKILL, its whole process group; another agent process joins the job."""
     state, go = tmp_path / "state", tmp_path / "go"
-    agent = textwrap.dedent(f"""
-        import asyncio, pathlib, sys
-        sys.path.insert(0, {str(ROOT)!r})
-        from agent.real_host import RealHost
-        job = '''import os, time
+    job_code = f"""if True:
+        import os, time
         print("begun", flush=True)
         while not os.path.exists({str(go)!r}): time.sleep(0.01)
         print("ended", flush=True)
-        raise SystemExit(7)'''
+        raise SystemExit(7)"""
+    agent_code = f"""if True:
+        import asyncio, pathlib, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        from agent.real_host import RealHost
         async def main():
             host = RealHost(pathlib.Path({str(state)!r}))
-            job_code = "\\n".join(line.strip() if not line.startswith("        while") else line.strip() for line in job.splitlines())
-            await host.start_job("send-1", [sys.executable, "-c", job_code])
+            await host.start_job("send-1", [sys.executable, "-c", {job_code!r}])
             print("started", flush=True)
             await asyncio.sleep(600)
-        asyncio.run(main())
-    """)
-    process = subprocess.Popen([PYTHON, "-c", agent], stdout=subprocess.PIPE, start_new_session=True, text=True)
-    assert process.stdout is not None
-    assert await asyncio.to_thread(process.stdout.readline) == "started\n"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+        asyncio.run(main())"""
+    agent = await asyncio.create_subprocess_exec(
+        PYTHON, "-c", agent_code, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    assert agent.stdout is not None
+    assert await agent.stdout.readline() == b"started\n"
+    os.killpg(agent.pid, signal.SIGKILL)
+    await agent.wait()
 
     job = await RealHost(state).find_job("send-1")
     assert job is not None
@@ -258,7 +277,7 @@ async def test_a_job_outlives_the_process_that_started_it_and_can_be_joined(tmp_
 
 async def test_a_job_whose_runner_was_killed_counts_as_killed_once_nothing_of_it_is_left(host: RealHost) -> None:
     job = await host.start_job("lost", ["sleep", "600"])
-    runner, children = job._runner(), real_jobs.marked_processes(job._mark)
+    runner = job._runner()
     assert runner is not None
     await until(lambda: len(real_jobs.marked_processes(job._mark)) == 2)
     children = real_jobs.marked_processes(job._mark) - {runner}
@@ -357,10 +376,8 @@ async def test_an_image_is_copied_and_its_digest_is_of_what_was_written(
     data = os.urandom(3 << 20)
     (tmp_path / "image").write_bytes(data)
     (tmp_path / "device").write_bytes(b"")
-    monkeypatch.setattr(real_host.stat, "S_ISBLK", lambda mode: True)
+    monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
     monkeypatch.setattr(real_host, "_CHUNK", 1_000_003)
     size, digest = await host.copy_image(str(tmp_path / "image"), str(tmp_path / "device"))
     assert (size, (tmp_path / "device").read_bytes()) == (len(data), data)
-    assert digest == real_host.hashlib.sha256(data).hexdigest()
-
-
+    assert digest == hashlib.sha256(data).hexdigest()
