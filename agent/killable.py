@@ -31,6 +31,11 @@ class KillableHost:
         for pipe in self._pipes:
             self._leave(asyncio.ensure_future(pipe.stdio.close_write()))
 
+    async def drain(self) -> None:
+        """Wait until the commands that were running at `kill` have ended."""
+        while self._orphans:
+            await asyncio.wait(tuple(self._orphans))
+
     def check_alive(self) -> None:
         if self._killed:
             raise asyncio.CancelledError("the agent was killed")

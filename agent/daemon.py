@@ -1,0 +1,174 @@
+"""The agent of one dom0: builds the context, starts the parts in their order, and ends them gracefully or at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography import x509
+
+from agent.content import InitialSyncHandler, WriteContentHandler
+from agent.core import Context, TlsFiles
+from agent.domains import Domains
+from agent.drivers.content import Content
+from agent.drivers.drbd import Dialect, Drbd, detect_dialect
+from agent.drivers.errors import DriverError
+from agent.drivers.lvm import Lvm
+from agent.drivers.xen import Xen
+from agent.host import CommandTimedOut, Host
+from agent.journal import Journal
+from agent.killable import KillableHost
+from agent.migration import Relocation
+from agent.observer import Observer
+from agent.operations import Operations
+from agent.promises import Promises
+from agent.protocol import AGENT_URI_PREFIX, API_PORT, RELOCATION_PORT
+from agent.server import Server
+from agent.tls import TlsError
+from agent.volumes import Volumes
+
+
+class StartError(Exception):
+    """The agent cannot start; the message says why and what to do."""
+
+
+class Agent:
+    """`async start()`, then `async stop()` or `async kill()`. One agent a host; `state_dir` is its alone.
+
+    `api` and `relocation` are (address, port); address "" is every address, port 0 one that the kernel chooses.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        state_dir: Path,
+        node: str,
+        *,
+        api: tuple[str, int] = ("", API_PORT),
+        relocation: tuple[str, int] = ("", RELOCATION_PORT),
+        tls: TlsFiles,
+    ) -> None:
+        self._host = KillableHost(host)
+        self._state_dir, self._node, self._tls = state_dir, node, tls
+        self._api, self._relocation = api, relocation
+        self._context: Context | None = None
+        self._server: Server | None = None
+
+    @property
+    def api_port(self) -> int:
+        return self._server.port if self._server is not None else 0
+
+    @property
+    def relocation_port(self) -> int:
+        return self._context.migration.port if self._context is not None else 0
+
+    @property
+    def context(self) -> Context:
+        """For tests and diagnosis. Raises StartError before `start`."""
+        if self._context is None:
+            raise StartError("the agent has not been started")
+        return self._context
+
+    async def start(self) -> None:
+        """Serving when this returns. Raises StartError, JournalError, TlsError, OSError (an address in use)."""
+        _check_certificate(self._tls, self._node)
+        boot_id = await self._boot_id()
+        journal = Journal.open(self._state_dir, self._node)
+        try:
+            await self._start(journal, boot_id)
+        except BaseException:
+            await self.kill()
+            journal.close()
+            raise
+
+    async def _start(self, journal: Journal, boot_id: str) -> None:
+        context = Context(
+            node=self._node,
+            boot_id=boot_id,
+            state_dir=self._state_dir,
+            host=self._host,
+            journal=journal,
+            lvm=Lvm(self._host),
+            drbd=Drbd(self._host, await self._dialect(journal)),
+            xen=Xen(self._host),
+            content=Content(self._host),
+            tls=self._tls,
+            relocation=self._relocation,
+        )
+        self._context = context
+        promises = Promises(journal)
+        context.observer = Observer(context, term=promises.term, desired=promises.desired)
+        context.operations = Operations(context)
+        volumes = Volumes(context)
+        context.volumes = volumes
+        context.domains = Domains(context)
+        context.migration = Relocation(context)
+        context.operations.register("initial-sync", InitialSyncHandler(context, volumes))
+        context.operations.register("write-content", WriteContentHandler(context, volumes))
+        volumes.load()
+        context.operations.load()
+        await context.observer.start()
+        await volumes.start()
+        await context.domains.start()
+        await context.migration.start()
+        context.operations.resume_all()
+        self._server = Server(context, promises, *self._api)
+        await self._server.start()
+        context.log().info("agent started", boot_id=boot_id, api_port=self.api_port, term=promises.term)
+
+    async def stop(self) -> None:
+        """Let requests and running commands end, then leave. Long work goes on in its scope and is taken up again."""
+        if self._context is None:
+            return
+        if self._server is not None:
+            await self._server.stop()
+        await self._context.migration.stop()
+        self._host.kill()
+        await self._context.tasks.cancel_all()
+        await self._host.drain()
+        self._context.journal.close()
+        self._context.log().info("agent stopped")
+
+    async def kill(self) -> None:
+        """What kill -9 leaves, within one process: nothing more is done on the host or written to the journal."""
+        self._host.kill()
+        if self._context is None:
+            return
+        self._context.journal.kill()
+        self._context.migration.abort()
+        if self._server is not None:
+            await self._server.abort()
+        await self._context.tasks.cancel_all()
+
+    async def _boot_id(self) -> str:
+        path = "/proc/sys/kernel/random/boot_id"
+        try:
+            return (await self._host.read_text(path)).strip()
+        except OSError as error:
+            raise StartError(f"{path} cannot be read ({error}): is this a Linux dom0 with /proc mounted?") from error
+
+    async def _dialect(self, journal: Journal) -> Dialect:
+        """The host's DRBD; the one it had last when DRBD does not answer now (the observer says that it does not)."""
+        known = journal.get("host", "drbd")
+        try:
+            dialect = await detect_dialect(self._host)
+        except (DriverError, CommandTimedOut) as error:
+            if known is None:
+                raise StartError(f"DRBD is not ready on this host: {error}") from error
+            return "8.4" if known["dialect"] == "8.4" else "9"
+        journal.put("host", "drbd", {"dialect": dialect})
+        return dialect
+
+
+def _check_certificate(files: TlsFiles, node: str) -> None:
+    """The certificate is this node's. Raises TlsError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise TlsError(f"{files.certificate} cannot be used: {error}") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if AGENT_URI_PREFIX + node not in uris:
+        raise TlsError(
+            f"{files.certificate} is for {', '.join(uris) or 'nobody'}, this host is {node};"
+            f" make one with `xentandem-agent pki issue-agent {node}`"
+        )

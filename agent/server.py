@@ -1,0 +1,294 @@
+"""The agent's HTTPS API: the routes of `agent.protocol`, for the controller alone (mutual TLS, SAN checked).
+
+Bodies are checked strictly before anything is done; a term is promised before its request acts. A client that goes
+away does not stop what it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
+
+from agent.core import Context, Refused
+from agent.drivers.errors import DriverError
+from agent.host import CommandTimedOut
+from agent.journal import JournalError
+from agent.promises import Promises
+from agent.protocol import (
+    DomainDesired,
+    DomainRemoval,
+    HostDesired,
+    InitialSync,
+    Name,
+    OperationCancel,
+    OperationId,
+    OperationRequest,
+    PreflightRequest,
+    Refusal,
+    VolumeDesired,
+    VolumeRemoval,
+    WriteContent,
+)
+from agent.tls import is_controller, server_context
+from agent.volumes import refusal_of
+from agent.watch import SECTIONS
+
+BODY_LIMIT = 1 << 20  # bytes; the largest request is a domain's configuration
+DRAIN_SECONDS = 10.0
+
+M = TypeVar("M", bound=BaseModel)
+Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """Listens on `address`, `port` (0: any; then see `port`). `stop` lets running requests end, `abort` does not."""
+
+    def __init__(self, context: Context, promises: Promises, address: str, port: int) -> None:
+        self._context, self._promises = context, promises
+        self._address, self._wanted = address, port
+        self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
+        self.port = 0
+
+    async def start(self) -> None:
+        """Raises OSError when the address cannot be bound, TlsError."""
+        app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._guarded])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/v1/state", self._state),
+                web.get("/v1/watch", self._watch),
+                web.put("/v1/host", self._put_host),
+                web.put("/v1/volumes/{resource}", self._put_volume),
+                web.delete("/v1/volumes/{resource}", self._delete_volume),
+                web.put("/v1/domains/{name}", self._put_domain),
+                web.delete("/v1/domains/{name}", self._delete_domain),
+                web.post("/v1/operations", self._post_operation),
+                web.delete("/v1/operations/{id}", self._delete_operation),
+                web.post("/v1/preflight", self._preflight),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_SECONDS)
+        await self._runner.setup()
+        tls = server_context(self._context.tls)
+        self._site = web.TCPSite(self._runner, self._address or None, self._wanted, ssl_context=tls)
+        await self._site.start()
+        self.port = int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """No new connection; streams end; running requests have DRAIN_SECONDS."""
+        self._stopping.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def abort(self) -> None:
+        """As the kernel does after kill -9: sockets are gone at once, requests get no further."""
+        if self._site is not None and self._site._server is not None:
+            self._site._server.close()
+        if self._runner is not None and self._runner.server is not None:
+            for connection in self._runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
+        while running := [task for task in self._running if task is not asyncio.current_task()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+
+    # --- every request --------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Respond) -> web.StreamResponse:
+        """Who asks, what went wrong, and one log line for each request that may change something."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        structlog.contextvars.clear_contextvars()
+        transport = request.transport
+        certificate = transport.get_extra_info("peercert") if transport is not None else None
+        begun = self._context.host.now()
+        try:
+            if not is_controller(certificate):
+                return _refusal(403, "NotTheController", "this API is for the controller's certificate alone")
+            status, response = await _answered(request, handler)
+        finally:
+            self._running.discard(task)
+        if request.method != "GET":
+            seconds = round(self._context.host.now() - begun, 3)
+            self._context.log(method=request.method, path=request.path, **request.get("about", {})).info(
+                "request", status=status, seconds=seconds, **request.get("refused", {})
+            )
+        return response
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def _healthz(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"status": "ok", "node": self._context.node, "term": self._promises.term})
+
+    async def _state(self, request: web.Request) -> web.StreamResponse:
+        return _model(self._context.observer.state)
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        watch = self._context.observer.watch
+        watcher = watch.subscribe()
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while not self._stopping.is_set():
+                following = asyncio.ensure_future(watcher.next(watch))
+                await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    break
+                line = following.result().model_dump_json(exclude_unset=True)
+                await response.write(line.encode() + b"\n")
+        except ConnectionResetError:
+            pass  # the watcher went away
+        finally:
+            stopping.cancel()
+            watch.unsubscribe(watcher)
+        return response
+
+    # --- what shall be --------------------------------------------------------------------------------------------
+
+    async def _put_host(self, request: web.Request) -> web.StreamResponse:
+        desired = await _body(request, HostDesired)
+        self._promise(request, desired.term, self._context.node)
+        self._promises.desire(self._context, desired)
+        await self._context.migration.apply()
+        empty: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
+        return _model(self._context.observer.state.model_copy(update=empty))
+
+    async def _put_volume(self, request: web.Request) -> web.StreamResponse:
+        desired = await _body(request, VolumeDesired)
+        resource = _same(request, "resource", desired.resource)
+        self._promise(request, desired.term, resource)
+        return _model(await self._context.volumes.put(resource, desired))
+
+    async def _delete_volume(self, request: web.Request) -> web.StreamResponse:
+        removal = await _body(request, VolumeRemoval)
+        resource = _name(request, "resource")
+        self._promise(request, removal.term, resource)
+        await self._context.volumes.remove(resource, removal)
+        return web.Response(status=204)
+
+    async def _put_domain(self, request: web.Request) -> web.StreamResponse:
+        desired = await _body(request, DomainDesired)
+        name = _same(request, "name", desired.name)
+        self._promise(request, desired.term, name, epoch=desired.epoch)
+        return _model(await self._context.domains.put(name, desired))
+
+    async def _delete_domain(self, request: web.Request) -> web.StreamResponse:
+        removal = await _body(request, DomainRemoval)
+        name = _name(request, "name")
+        self._promise(request, removal.term, name, epoch=removal.epoch)
+        await self._context.domains.remove(name, removal)
+        return web.Response(status=204)
+
+    async def _post_operation(self, request: web.Request) -> web.StreamResponse:
+        wanted = await _body(request, OperationRequest)
+        body = wanted.body
+        subject = body.resource if isinstance(body, InitialSync | WriteContent) else body.domain.name
+        self._promise(request, wanted.term, subject, operation=wanted.id, kind=body.kind)
+        return _model(await self._context.operations.submit(wanted))
+
+    async def _delete_operation(self, request: web.Request) -> web.StreamResponse:
+        cancel = await _body(request, OperationCancel)
+        operation = _checked(TypeAdapter(OperationId), "id", request.match_info["id"])
+        self._promise(request, cancel.term, operation, operation=operation)
+        return _model(await self._context.operations.cancel(operation, cancel))
+
+    async def _preflight(self, request: web.Request) -> web.StreamResponse:
+        return _model(await self._context.domains.preflight(await _body(request, PreflightRequest)))
+
+    def _promise(self, request: web.Request, term: int, subject: str, **about: object) -> None:
+        request["about"] = {"object": subject, "term": term, **about}
+        self._promises.promise(self._context, term)
+
+
+async def _answered(request: web.Request, handler: Respond) -> tuple[int, web.StreamResponse]:
+    """The handler's answer, or the refusal that its error becomes."""
+    try:
+        response = await handler(request)
+        return response.status, response
+    except _Invalid as error:
+        return _refuse(request, 422, Refusal(reason="InvalidRequest", message=str(error)))
+    except (Refused, DriverError, CommandTimedOut) as error:
+        refusal = refusal_of(error)
+        assert refusal is not None
+        return _refuse(request, 409, refusal)
+    except JournalError as error:
+        return _refuse(request, 503, Refusal(reason="JournalFailed", message=str(error)))
+    except web.HTTPException as error:
+        reason = type(error).__name__.removeprefix("HTTP")
+        return _refuse(request, error.status, Refusal(reason=reason, message=error.reason))
+    except Exception as error:
+        structlog.get_logger().exception("request failed", path=request.path)
+        message = f"{type(error).__name__}: {error}; the agent's log has more"
+        return _refuse(request, 500, Refusal(reason="InternalError", message=message))
+
+
+class _Invalid(Exception):
+    """The request itself is wrong: HTTP 422."""
+
+
+async def _body(request: web.Request, model: type[M]) -> M:
+    """The body, checked strictly. Raises _Invalid with every mistake, where it is, and what is expected there."""
+    text = await request.read()
+    try:
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _Invalid(f"{model.__name__}: {_explained(error)}") from None
+
+
+def _explained(error: ValidationError) -> str:
+    said = []
+    for one in error.errors(include_url=False):
+        where = ".".join(str(part) for part in one["loc"]) or "body"
+        if one["type"] == "extra_forbidden":
+            said.append(f"{where}: unknown field; remove it")
+        elif one["type"] == "missing":
+            said.append(f"{where}: is missing; write it")
+        else:
+            value = repr(one.get("input"))
+            said.append(f"{where}: {one['msg']}, not {value if len(value) <= 80 else value[:77] + '...'}")
+    return "; ".join(said)
+
+
+def _checked(adapter: TypeAdapter[str], what: str, value: str) -> str:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise _Invalid(f"{what} in the path: {_explained(error)}") from None
+
+
+def _name(request: web.Request, what: str) -> str:
+    return _checked(TypeAdapter(Annotated[Name, StringConstraints()]), what, request.match_info[what])
+
+
+def _same(request: web.Request, what: str, value: str) -> str:
+    """The name in the path, which must be the one in the body."""
+    if (name := _name(request, what)) != value:
+        raise _Invalid(f"{what}: the path says {name}, the body says {value}; write the same name in both")
+    return name
+
+
+def _model(model: BaseModel) -> web.Response:
+    return web.Response(text=model.model_dump_json(), content_type="application/json")
+
+
+def _refuse(request: web.Request, status: int, refusal: Refusal) -> tuple[int, web.Response]:
+    request["refused"] = refusal.model_dump()
+    return status, _refusal(status, refusal.reason, refusal.message)
+
+
+def _refusal(status: int, reason: str, message: str) -> web.Response:
+    refusal = Refusal(reason=reason, message=message)
+    return web.Response(status=status, text=refusal.model_dump_json(), content_type="application/json")
