@@ -104,6 +104,14 @@ class Operation:
         self._record = self._record.model_copy(update={"state": state})
         self._context.observer.put_operation(self.state)
 
+    def trouble(self, refusal: Refusal | None) -> None:
+        """What holds it up, shown while it goes on trying (None: nothing more); journalled with the next phase."""
+        if self.state.refusal != refusal:
+            self._record = self._record.model_copy(update={"state": self.state.model_copy(update={"refusal": refusal})})
+            self._context.observer.put_operation(self.state)
+            if refusal is not None:
+                self._log().warning("operation held up", reason=refusal.reason, problem=refusal.message)
+
     def request_cancel(self) -> None:
         self._save(cancel_requested=True)
 
