@@ -1,0 +1,116 @@
+"""What the tests of the simulated Xen share: a pair of hosts, a device both have, and words of real hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.host import Completed
+from agent.simulation.cluster import Simulation
+from agent.simulation.host import SimulatedHost
+from agent.simulation.hypervisor import Domain, Xen
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+UUID = "f27b9dda-56c0-4573-87da-a4b07ed4f2fc"
+NAME = "shaolin"
+SIZE = 8 << 20
+RELAY = f"{sys.executable} {Path(__file__).parent / 'stream_relay.py'}"
+
+
+class SharedDisk:
+    """A device of all hosts with one content, as a replicated one whose peers never lag; Primary on at most one."""
+
+    def __init__(self, simulation: Simulation, path: str = "/dev/drbd1", primary: str = "mk1") -> None:
+        self.data = bytearray(SIZE)
+        self.primary = primary
+        self.opened: dict[str, int] = {}
+        self.gate = asyncio.Event()  # cleared: writes hang, as while DRBD's IO is frozen
+        self.gate.set()
+        self.failing = False
+        for host in simulation.hosts.values():
+            host.devices.add_driver(
+                lambda asked, host=host: _Side(self, host.name) if asked == path else None  # type: ignore[misc]
+            )
+
+    def demote(self) -> bool:
+        if self.opened.get(self.primary, 0):
+            return False
+        self.primary = ""
+        return True
+
+
+class _Side:
+    def __init__(self, disk: SharedDisk, host: str) -> None:
+        self._disk, self._host = disk, host
+        self.size = SIZE
+
+    def opened(self, mode: str) -> None:
+        if self._disk.primary != self._host:
+            raise OSError(errno.EMEDIUMTYPE, os.strerror(errno.EMEDIUMTYPE))
+        self._disk.opened[self._host] = self._disk.opened.get(self._host, 0) + 1
+
+    def closed(self, mode: str) -> None:
+        self._disk.opened[self._host] -= 1
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return bytes(self._disk.data[offset : offset + length])
+
+    async def write(self, offset: int, data: bytes) -> None:
+        await self._disk.gate.wait()
+        if self._disk.failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._disk.data[offset : offset + len(data)] = data
+
+
+def config(
+    name: str = NAME,
+    *,
+    uuid: str = UUID,
+    memory: int = 128,
+    disk: str = "format=raw,vdev=xvda,access=rw,script=block-xentandem,target=/dev/drbd1",
+    kernel: str = "/boot/vmlinuz",
+    bridge: str = "xenbr0",
+    kind: str = "pv",
+) -> str:
+    return (
+        f'name = "{name}"\nuuid = "{uuid}"\ntype = "{kind}"\nmemory = {memory}\nvcpus = 1\nkernel = "{kernel}"\n'
+        f'disk = ["{disk}"]\nvif = ["mac=a0:00:00:01:00:01,bridge={bridge}"]\n'
+    )
+
+
+async def create(host: SimulatedHost, text: str = "", *flags: str) -> Completed:
+    await host.write_text("/etc/xen/shaolin.cfg", text or config())
+    return await host.run(["xl", "create", "-e", *flags, "/etc/xen/shaolin.cfg"])
+
+
+async def xl(host: SimulatedHost, *words: str) -> Completed:
+    return await host.run(["xl", *words])
+
+
+def domain(host: SimulatedHost, name: str = NAME) -> Domain:
+    found = Xen.of(host).find(name)
+    assert found is not None, f"no domain {name} on {host.name}: {[d.name for d in Xen.of(host)]}"
+    return found
+
+
+async def until(simulation: Simulation, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition of the simulation with a limit of real time."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def until_records(simulation: Simulation, more: int = 3, uuid: str = UUID) -> None:
+    goal = simulation.truth.records(uuid).acknowledged + more
+    await until(simulation, lambda: simulation.truth.records(uuid).acknowledged >= goal)
+
+
+def words(text: str) -> str:
+    """Text with the numbers that differ from run to run (domids, pids, sizes, mfns) made equal."""
+    text = re.sub(r"0x[0-9a-f]{4,}", "0xN", text)
+    return re.sub(r"\d+", "N", text)
