@@ -1,9 +1,10 @@
 """The agent's memory: an append-only log, on disk before `put` returns, that a crash at any byte leaves readable.
 
-Each line is `<crc32, 8 hex digits> <JSON>\\n` with `{"n": sequence, "s": section, "k": key, "v": value or null}`. The
-first record names format and node. What a crash can leave is one torn record at the end: it was never acknowledged
-and is cut off. Anything else that does not check (a damaged line before a good one, a gap in the sequence) means that
-promises are lost: `Journal.open` raises JournalCorrupt and the agent does not start.
+Each line is `<crc32 of the JSON, 8 hex digits> <its length, 8 hex digits> <JSON>\\n`, the JSON being `{"n": sequence,
+"s": section, "k": key, "v": value or null}`. The first record names format and node. What a crash can leave is one torn
+record at the end: it was never acknowledged and is cut off. Anything else that does not check (a damaged record with
+something behind it, a gap in the sequence) means that promises are lost: `Journal.open` raises JournalCorrupt and the
+agent does not start.
 """
 
 from __future__ import annotations
@@ -118,12 +119,12 @@ class Journal:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
-            data = b""
-        good = self._replay(data)
-        header = self._values.pop(("journal", "header"), None)
-        if header is None:
             self._rewrite(node)
             return
+        good = self._replay(data)
+        header = self._values.pop(("journal", "header"), None)
+        if header is None:  # the file is put in place whole: not even a crash leaves it without its first record
+            raise JournalCorrupt(f"{self._path}: its first record is damaged. {_HELP}")
         if header[0].get("format") != FORMAT:
             raise JournalError(f"{self._path} has format {header[0].get('format')}; this agent reads {FORMAT}")
         if header[0].get("node") != node:
@@ -141,11 +142,9 @@ class Journal:
         """Apply every good record; the offset after the last one. Raises JournalCorrupt."""
         offset = 0
         while offset < len(data):
-            end = data.find(b"\n", offset)
-            record = None if end < 0 else _decode(data[offset:end])
+            record, end = _decode(data, offset)
             if record is None:
-                # A torn record is the last thing in the file: it has no newline, or its newline ends the file.
-                if end < 0 or end == len(data) - 1:
+                if end >= len(data) and data.find(b"\n", offset, len(data) - 1) < 0:
                     return offset
                 raise JournalCorrupt(
                     f"{self._path}: the record at byte {offset} is damaged and others follow it. {_HELP}"
@@ -156,13 +155,13 @@ class Journal:
                     f" (found {record['n']}). {_HELP}"
                 )
             self._sequence = record["n"]
-            key, size = (record["s"], record["k"]), end + 1 - offset
+            key, size = (record["s"], record["k"]), end - offset
             old = self._values.pop(key, None) if record["v"] is None else self._values.get(key)
             self._live -= old[1] if old else 0
             if record["v"] is not None:
                 self._values[key] = (record["v"], size)
                 self._live += size
-            offset = end + 1
+            offset = end
         return offset
 
     def _append(self, section: str, key: str, value: dict[str, Any] | None) -> int:
@@ -223,21 +222,30 @@ _HELP = (
 )
 
 
+_HEAD = 18  # bytes before the JSON
+
+
 def _encode(sequence: int, section: str, key: str, value: dict[str, Any] | None) -> bytes:
     body = json.dumps({"n": sequence, "s": section, "k": key, "v": value}, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+    return b"%08x %08x %s\n" % (zlib.crc32(body), len(body), body)
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
-    """The record, or None when the line is not one that `_encode` made whole."""
-    checksum, _, body = line.partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(body):
-        return None
+def _decode(data: bytes, offset: int) -> tuple[dict[str, Any] | None, int]:
+    """The record at `offset` and where the next one begins; None when it is damaged.
+
+    Of a damaged one the end is where its length, if that can be read, says.
+    """
+    head = data[offset : offset + _HEAD]
     try:
-        record = json.loads(body)
+        checksum, length = int(head[:8], 16), int(head[9:17], 16)
     except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        return None, len(data)
+    end = offset + _HEAD + length + 1
+    body = data[offset + _HEAD : end - 1]
+    if head[8:9] + head[17:18] + data[end - 1 : end] != b"  \n" or zlib.crc32(body) != checksum:
+        return None, end
+    record = json.loads(body)
+    return record, end
 
 
 def _sync_directory(path: Path) -> None:
