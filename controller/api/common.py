@@ -70,16 +70,17 @@ Quantity = Annotated[
 def mebibytes(least: str, most: str) -> dict[str, Any]:
     """Rules for a quantity that tools take in MiB, between both limits."""
     amount = "quantity(string(self))"
+    mib = f"{amount}.asApproximateFloat() / {MIB}.0"  # exact: limits are far below 2**53 MiB
+    within = f"{amount}.compareTo(quantity('{least}')) >= 0 && {amount}.compareTo(quantity('{most}')) <= 0"
     return validations(
         Rule("isQuantity(string(self))", "write a quantity such as 512Mi or 4Gi"),
         Rule(
-            f"!isQuantity(string(self)) || ({amount}.isInteger() && {amount}.asInteger() % {MIB} == 0)",
-            "write a whole number of MiB, such as 512Mi or 4Gi: what lvcreate and xl call 512M is 512Mi here",
+            f"!isQuantity(string(self)) || ({within})",
+            f"write at least {least} and at most {most}, with the unit: a number alone is bytes",
         ),
         Rule(
-            f"!isQuantity(string(self)) || ({amount}.compareTo(quantity('{least}')) >= 0"
-            f" && {amount}.compareTo(quantity('{most}')) <= 0)",
-            f"write at least {least} and at most {most}",
+            f"!isQuantity(string(self)) || !({within}) || double(int({mib})) == {mib}",
+            "write a whole number of MiB, such as 512Mi or 4Gi: what lvcreate and xl call 512M is 512Mi here",
         ),
     )
 
