@@ -11,21 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.core import AGENT_VERSION, Context, within
+from agent.drivers.drbd import kernel_version
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
 from agent.protocol import (
     DomainState,
     GenerationIds,
     HostDesired,
-    HostFacts,
     HostState,
     LogicalVolumeState,
     OperationState,
     Refusal,
     VmState,
+    VolumeState,
 )
 from agent.records import VolumeRecord, assemble
 from agent.signals import Flag
@@ -34,6 +35,7 @@ from agent.watch import Watch
 if TYPE_CHECKING:
     from agent.drivers.drbd import DrbdResource, ResConfig
 
+T = TypeVar("T")
 FACTS_SECONDS = 10.0
 LVM_SECONDS = 30.0
 DRBD_SECONDS = 30.0  # although nothing rang: the bell itself may be dead
@@ -41,6 +43,7 @@ SYNC_SECONDS = 0.5
 DOMAIN_SECONDS = 1.0
 BUSY_DOMAIN_SECONDS = 0.2
 RETRY_SECONDS = 1.0
+GENERATIONS_AT_ONCE = 4
 _SYNCING = ("Sync", "Verify", "WFBitMap", "Starting", "Paused")
 
 
@@ -56,9 +59,13 @@ class Observer:
         self._generations: dict[str, GenerationIds] = {}
         self._volume_problems: dict[str, Refusal] = {}
         self._problems: dict[str, Refusal] = {}
+        self._used_by: dict[str, tuple[str, ...]] = {}  # names of domains by device
+        self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
+        self._asked = 0
+        self._taken: dict[str, int] = {}  # by probe: which asking the state has the answer of
         self._ring = Flag()
         self._stale_generations: set[str] = set()
-        self._generation_due = Flag()
+        self._generation_gate = asyncio.Semaphore(GENERATIONS_AT_ONCE)
         state = HostState(
             node=context.node,
             boot_id=context.boot_id,
@@ -91,32 +98,22 @@ class Observer:
 
     async def read_drbd(self) -> dict[str, DrbdResource]:
         """What the kernel's DRBD is now. Raises DriverError, CommandTimedOut."""
-        resources = await self._context.drbd.snapshot()
-        self._take_drbd(resources)
-        return resources
+        return await self._read("DrbdUnreadable", self._context.drbd.snapshot, self._take_drbd)
 
     async def read_domains(self) -> tuple[DomainState, ...]:
         """What `xl list` says now. Raises DriverError, CommandTimedOut."""
-        domains = await self._context.xen.domains()
-        self._update(domains={str(domain.domid): domain for domain in domains})
-        self._problem("DomainsUnreadable", None)
-        self.refresh_volumes()
-        return domains
+        return await self._read("DomainsUnreadable", self._context.xen.domains, self._take_domains)
 
     async def read_logical_volumes(self) -> dict[str, LogicalVolumeState]:
         """Every LV now, by group/name. Raises DriverError, CommandTimedOut."""
-        volumes = {f"{one.group}/{one.name}": one for one in await self._context.lvm.logical_volumes()}
-        self._update(logical_volumes=volumes)
-        self._problem("LvmUnreadable", None)
-        self.refresh_volumes()
-        return volumes
+        volumes = await self._read("LvmUnreadable", self._context.lvm.logical_volumes, self._take_logical_volumes)
+        return {f"{one.group}/{one.name}": one for one in volumes}
 
     async def read_configured(self) -> dict[str, ResConfig]:
         """Every resource in /etc/drbd.d now, foreign ones too. Raises DriverError, CommandTimedOut."""
-        self._configured = await self._context.drbd.configured_resources()
-        self._problem("ConfigurationUnreadable", None)
-        self.refresh_volumes()
-        return self._configured
+        return await self._read(
+            "ConfigurationUnreadable", self._context.drbd.configured_resources, self._take_configured
+        )
 
     def put_vm(self, vm: VmState) -> None:
         self._update(vms={**self.state.vms, vm.uid: vm})
@@ -163,16 +160,15 @@ class Observer:
     async def start(self) -> None:
         """Read everything once (problems do not stop it), then keep it up to date."""
         await asyncio.gather(
-            self._try("LvmUnreadable", self.read_logical_volumes()),
-            self._try("DomainsUnreadable", self.read_domains()),
-            self._try("DrbdUnreadable", self.read_drbd()),
-            self._try("ConfigurationUnreadable", self.read_configured()),
+            self._try(self.read_logical_volumes()),
+            self._try(self.read_domains()),
+            self._try(self.read_drbd()),
+            self._try(self.read_configured()),
             self._read_facts(),
         )
         for name, loop in (
             ("drbd", self._keep_drbd()),
             ("drbd bell", self._listen_to_drbd()),
-            ("generations", self._keep_generations()),
             ("domains", self._keep_domains()),
             ("lvm", self._keep(LVM_SECONDS, self._read_storage)),
             ("facts", self._keep(FACTS_SECONDS, self._read_facts)),
@@ -185,21 +181,21 @@ class Observer:
             await read()
 
     async def _read_storage(self) -> None:
-        await self._try("LvmUnreadable", self.read_logical_volumes())
-        await self._try("ConfigurationUnreadable", self.read_configured())
+        await self._try(self.read_logical_volumes())
+        await self._try(self.read_configured())
 
     async def _keep_domains(self) -> None:
         while True:
             busy = any(operation.outcome is None for operation in self.state.operations.values())
             await self._context.host.sleep(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
-            await self._try("DomainsUnreadable", self.read_domains())
+            await self._try(self.read_domains())
 
     async def _keep_drbd(self) -> None:
         while True:
             pause = SYNC_SECONDS if self._syncing() else DRBD_SECONDS
             with contextlib.suppress(TimeoutError):
                 await within(self._context.host, pause, self._ring.take())
-            if not await self._try("DrbdUnreadable", self.read_drbd()):
+            if not await self._try(self.read_drbd()):
                 await self._context.host.sleep(RETRY_SECONDS)
                 self._ring.set()
 
@@ -219,19 +215,17 @@ class Observer:
     def _syncing(self) -> bool:
         return any(one.peer is not None and one.peer.replication.startswith(_SYNCING) for one in self._drbd.values())
 
-    async def _keep_generations(self) -> None:
-        """Read the generation UUIDs of a resource again when its role, disk or connection changed."""
-        while True:
-            await self._generation_due.take()
-            while self._stale_generations:
-                resource = self._stale_generations.pop()
-                if resource not in self._records:
-                    continue
-                try:
-                    self.put_generation(resource, await self._context.drbd.metadata(resource))
-                except (DriverError, CommandTimedOut) as error:
-                    self.put_generation(resource, None)
-                    self._context.log(object=resource).warning("generation not readable", problem=str(error))
+    async def _read_generation(self, resource: str) -> None:
+        """The generation UUIDs of a resource whose role, disk or connection changed."""
+        async with self._generation_gate:
+            self._stale_generations.discard(resource)
+            try:
+                generation = await self._context.drbd.metadata(resource)
+            except (DriverError, CommandTimedOut) as error:
+                generation = None
+                self._context.log(object=resource).warning("generation not readable", problem=str(error))
+        if resource in self._records:
+            self.put_generation(resource, generation)
 
     async def _read_facts(self) -> None:
         facts = self.state.facts
@@ -240,6 +234,10 @@ class Observer:
             self._problem("XenUnreadable", None)
         except (DriverError, CommandTimedOut, OSError) as error:
             self._problem("XenUnreadable", error)
+        try:
+            facts = facts.model_copy(update={"drbd_version": await kernel_version(self._context.host)})
+        except (DriverError, CommandTimedOut, OSError):
+            facts = facts.model_copy(update={"drbd_version": None})
         try:
             facts = facts.model_copy(update={"volume_groups": await self._context.lvm.volume_groups()})
         except (DriverError, CommandTimedOut, OSError) as error:
@@ -250,46 +248,80 @@ class Observer:
 
     # --- putting it together ------------------------------------------------------------------------------------
 
+    async def _read(self, reason: str, read: Callable[[], Awaitable[T]], take: Callable[[T], None]) -> T:
+        """Ask a tool, and take the answer into the state unless one that was asked for later is there already."""
+        self._asked += 1
+        turn = self._asked
+        try:
+            value = await read()
+        except (DriverError, CommandTimedOut, OSError) as error:
+            if turn > self._taken.get(reason, 0):
+                self._problem(reason, error)
+            raise
+        if turn > self._taken.get(reason, 0):
+            self._taken[reason] = turn
+            take(value)
+            self._problem(reason, None)
+        return value
+
     def _take_drbd(self, resources: dict[str, DrbdResource]) -> None:
         for name, one in resources.items():
-            if _generation_key(self._drbd.get(name)) != _generation_key(one) and name in self._records:
+            changed = _generation_key(self._drbd.get(name)) != _generation_key(one)
+            if changed and name in self._records and name not in self._stale_generations:
                 self._stale_generations.add(name)
+                self._context.tasks.spawn(self._read_generation(name), name=f"generation of {name}")
         self._drbd, self._drbd_known = resources, True
-        if self._stale_generations:
-            self._generation_due.set()
-        self._problem("DrbdUnreadable", None)
+        self.refresh_volumes()
+
+    def _take_domains(self, domains: tuple[DomainState, ...]) -> None:
+        known = self.state.domains
+        self._update(domains={str(one.domid): _without_noise(known.get(str(one.domid)), one) for one in domains})
+        used_by: dict[str, tuple[str, ...]] = {}
+        for domain in domains:
+            before = known.get(str(domain.domid))
+            disks = domain.disks if domain.disks is not None else before.disks if before is not None else None
+            for disk in disks or ():
+                used_by[disk.device] = (*used_by.get(disk.device, ()), domain.name)
+        if used_by != self._used_by:
+            self._used_by = used_by
+            self.refresh_volumes()
+
+    def _take_logical_volumes(self, volumes: tuple[LogicalVolumeState, ...]) -> None:
+        self._update(logical_volumes={f"{one.group}/{one.name}": one for one in volumes})
+        self.refresh_volumes()
+
+    def _take_configured(self, configured: dict[str, ResConfig]) -> None:
+        self._configured = configured
         self.refresh_volumes()
 
     def refresh_volumes(self) -> None:
-        """Put VolumeStates together again from records, configuration, kernel, LVs and domains."""
-        used_by: dict[str, list[str]] = {}
-        for domain in self.state.domains.values():
-            for disk in domain.disks or ():
-                used_by.setdefault(disk.device, []).append(domain.name)
-        volumes = {}
+        """Put VolumeStates together again: those of which a record, a configuration, the kernel, ... changed."""
+        inputs: dict[str, tuple[Any, ...]] = {}
+        volumes: dict[str, VolumeState] = {}
+        known, logical_volumes = self.state.volumes, self.state.logical_volumes
         for resource in sorted({*self._records, *self._configured, *self._drbd}):
             record, kernel = self._records.get(resource), self._drbd.get(resource)
             minor = record.desired.minor if record else kernel.minor if kernel else None
-            problem = self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable")
-            volumes[resource] = assemble(
-                resource,
-                record=record,
-                configuration=self._configured.get(resource),
-                kernel=kernel,
-                kernel_known=self._drbd_known,
-                logical_volume=self.state.logical_volumes.get(record.lv_key) if record else None,
-                generation=self._generations.get(resource),
-                used_by=used_by.get(f"/dev/drbd{minor}", ()),
-                problem=problem,
+            inputs[resource] = (
+                record,
+                self._configured.get(resource),
+                kernel,
+                self._drbd_known,
+                logical_volumes.get(record.lv_key) if record else None,
+                self._generations.get(resource),
+                self._used_by.get(f"/dev/drbd{minor}", ()),
+                self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
             )
-        if volumes != self.state.volumes:
-            self._update(volumes=volumes)
+            same = resource in known and self._inputs.get(resource) == inputs[resource]
+            volumes[resource] = known[resource] if same else assemble(resource, *inputs[resource])
+        self._inputs = inputs
+        self._update(volumes=volumes)
 
-    async def _try(self, reason: str, reading: Awaitable[object]) -> bool:
+    async def _try(self, reading: Awaitable[object]) -> bool:
+        """For the loops: a failure is in `problems` already."""
         try:
             await reading
-        except (DriverError, CommandTimedOut, OSError) as error:
-            self._problem(reason, error)
+        except (DriverError, CommandTimedOut, OSError):
             return False
         return True
 
@@ -321,4 +353,11 @@ def _generation_key(one: DrbdResource | None) -> tuple[object, ...]:
     return (one.role, one.disk, peer and (peer.connection, peer.disk, peer.role, peer.replication == "Established"))
 
 
-__all__ = ["HostFacts", "Observer"]
+def _without_noise(old: DomainState | None, new: DomainState) -> DomainState:
+    """The old value if nothing but the CPU time and the running/blocked flags moved on: they change all the time.
+
+    That a domain has run at all (its CPU time is no longer 0) is no noise.
+    """
+    if old is None or (old.cpu_seconds == 0.0) != (new.cpu_seconds == 0.0):
+        return new
+    return old if new.model_copy(update={"cpu_seconds": old.cpu_seconds, "flags": old.flags}) == old else new

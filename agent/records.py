@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -71,14 +70,13 @@ class VolumeRecord(BaseModel):
 
 def assemble(
     resource: str,
-    *,
     record: VolumeRecord | None,
     configuration: ResConfig | None,
     kernel: DrbdResource | None,
     kernel_known: bool,
     logical_volume: LogicalVolumeState | None,
     generation: GenerationIds | None,
-    used_by: Sequence[str],
+    used_by: tuple[str, ...],
     problem: Refusal | None,
 ) -> VolumeState:
     """One VolumeState. `kernel_known` False: DRBD could not be read; what it said last is shown, with a problem."""
