@@ -19,7 +19,7 @@ from agent.protocol import (
 from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.api.xennode import XenNodeStatus
 from controller.api.xenvm import XenVMStatus
-from controller.domain.world import Question
+from controller.domain.world import Question, World
 
 FINALIZER = "xentandem.io/protect"
 
@@ -90,10 +90,10 @@ REFUSED_SECONDS = 5.0
 """How long a refused request is held back before it is asked again unchanged."""
 
 
-def due(requests: tuple[Request, ...], refused: tuple[Refused, ...], now: float) -> tuple[Request, ...]:
-    """The requests without those that were refused a moment ago."""
-    held = [r.request for r in refused if now - r.at < REFUSED_SECONDS]
-    return tuple(request for request in requests if request not in held)
+def due(requests: tuple[Request, ...], refused: tuple[Refused, ...], world: World) -> tuple[Request, ...]:
+    """Those that may be sent now: to hosts whose state is current, and not refused a moment ago."""
+    held = [r.request for r in refused if world.now - r.at < REFUSED_SECONDS]
+    return tuple(r for r in requests if r not in held and world.objects.host(r.host).live is not None)
 
 
 def refusal_of(requests: tuple[Request, ...], refused: tuple[Refused, ...]) -> Refusal | None:

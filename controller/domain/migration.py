@@ -51,7 +51,20 @@ def begin(case: VmCase, target: str, report: Report) -> Decision:
         message=f"{target} gets ready to receive",
     )
     report.event("Normal", "MigrationStarted", f"moving live from {move.source} to {target}")
-    return _go_on(Move(_with(case, record), move.source, target, record), report)
+    return _go_on(Move(case.planned(migration=record), move.source, target, record), report)
+
+
+def nonsense(case: VmCase) -> Refusal | None:
+    """A record that this program never writes (status edited or restored by hand): nothing is done on its word."""
+    record, placement = case.vm.status.migration, case.vm.status.placement
+    sides = (record.source, record.target) if record else ()
+    if placement is not None and placement.node in sides and len(set(sides)) == 2:
+        return None
+    return Refusal(
+        reason="StatusContradicts",
+        message="status.migration does not fit status.placement; compare with xl list on every host, then correct "
+        "the status (kubectl edit --subresource=status)",
+    )
 
 
 def follow(case: VmCase, report: Report) -> Decision:
@@ -189,7 +202,7 @@ def _cancel(move: Move, report: Report) -> Decision:
     if not record.cancel_requested:
         report.event("Normal", "MigrationCancelling", f"spec.node is {move.case.vm.spec.node} again")
     record = record.model_copy(update={"cancel_requested": True, "phase": "Cancelling"})
-    move = Move(_with(move.case, record), move.source, move.target, record)
+    move = Move(move.case.planned(migration=record), move.source, move.target, record)
     sending, receiving = move.sending, move.receiving
     if sending is not None and sending.outcome is None:
         return _ask(move, report, (move.cancel(move.source),), f"{move.source} ends the transfer")
@@ -317,8 +330,3 @@ def _operation(move: Move, step: str, message: str) -> OperationRecord:
         started_at=record.started_at or timestamp(move.case.world.now),
         message=message[:1024],
     )
-
-
-def _with(case: VmCase, record: Migration) -> VmCase:
-    status = case.vm.status.model_copy(update={"migration": record})
-    return VmCase(case.world, case.vm.model_copy(update={"status": status}), case.refused)

@@ -50,7 +50,7 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         status=status,
         finalizer=None if FINALIZER in node.metadata.finalizers else "add",
         events=tuple(events),
-        requests=due(requests, refused, world.now),
+        requests=due(requests, refused, world),
         lazy=_essence(status) == _essence(node.status),
         look_again=15.0 if requests else None,
     )

@@ -22,6 +22,9 @@ def decide_vm(world: World, vm: XenVM, refused: tuple[Refused, ...] = ()) -> Dec
     case = VmCase(world, vm, refused)
     moving = vm.status.migration is not None and vm.status.migration.outcome is None
     if moving:
+        nonsense = migration.nonsense(case)
+        if nonsense is not None:
+            return Report(case).stalled("Stalled", nonsense).decision()
         return migration.follow(case, Report(case))
     if vm.deleting:
         return _delete(case)
@@ -69,8 +72,7 @@ def _place(case: VmCase) -> Decision:
     node = case.vm.spec.node or place_vm(case.world, case.vm, case.members)
     if isinstance(node, Refusal):
         return report.stalled("Pending", node).decision()
-    status = case.vm.status.model_copy(update={"placement": Placement(node=node, epoch=1)})
-    placed = VmCase(case.world, case.vm.model_copy(update={"status": status}), case.refused)
+    placed = case.planned(placement=Placement(node=node, epoch=1))
     why_not = refusals(START_VM, placed)
     if why_not:
         reason = blocked(START_VM.title, why_not)
@@ -164,10 +166,9 @@ def _as_declared(case: VmCase, report: Report) -> Decision:
     wish = vm.spec.state
     if wish != "Stopped" and vm.status.last_state in (None, "Stopped"):
         # A new start is asked for: a guest that powered itself off in the last run may start again.
-        status = vm.status.model_copy(update={"run": vm.status.run + 1, "last_state": wish})
-        case = VmCase(case.world, vm.model_copy(update={"status": status}), case.refused)
+        case = case.planned(run=vm.status.run + 1, last_state=wish)
         report.case = case
-        report.set(run=status.run)
+        report.set(run=vm.status.run + 1)
     report.set(last_state=wish, placement=case.placement)
     if case.home is None or case.home.live is None:
         return _silent(case, report)

@@ -18,7 +18,7 @@ from agent.protocol import (
     VolumeState,
 )
 from controller.api.drbdvolume import DrbdVolume
-from controller.api.xenvm import NetworkStatus, Placement, XenVM
+from controller.api.xenvm import NetworkStatus, Placement, XenVM, XenVMStatus
 from controller.domain.actions import PutDomain, PutVolume, Refused
 from controller.domain.volume_case import VolumeCase
 from controller.domain.world import HostView, World, domains_on, vm_on
@@ -38,6 +38,17 @@ class VmCase:
     world: World
     vm: XenVM
     refused: tuple[Refused, ...] = ()
+    written: XenVMStatus | None = None
+
+    def planned(self, **update: object) -> VmCase:
+        """The same case with a status that is to be written; `before` stays the one that is."""
+        vm = self.vm.model_copy(update={"status": self.vm.status.model_copy(update=update)})
+        return VmCase(self.world, vm, self.refused, self.before)
+
+    @property
+    def before(self) -> XenVMStatus:
+        """The status as the API server has it."""
+        return self.written if self.written is not None else self.vm.status
 
     @property
     def uid(self) -> str:
@@ -113,7 +124,9 @@ class VmCase:
     ) -> DomainDesired:
         """What the VM shall be on one host; complete each time. Needs its volumes' devices to be decided."""
         spec, status = self.vm.spec, self.vm.status
-        assert status.placement is not None
+        if epoch is None:
+            assert status.placement is not None
+            epoch = status.placement.epoch
         disks = [
             DiskConfig(resource=volume.resource, minor=volume.status.device.minor, vdev=disk.device, mode=disk.mode)
             for disk in spec.disks
@@ -122,7 +135,7 @@ class VmCase:
         command_line = " ".join(part for part in (f"root={spec.root}" if spec.root else "", spec.extra or "") if part)
         return DomainDesired(
             term=self.world.term,
-            epoch=epoch or status.placement.epoch,
+            epoch=epoch,
             uid=self.uid,
             namespace=self.vm.metadata.namespace,
             name=self.name,
@@ -155,4 +168,5 @@ class VmCase:
         return tuple(case for case in self.volume_cases if (view := case.view(node)) is None or view.role != "Primary")
 
     def promotions(self, node: str) -> tuple[PutVolume, ...]:
-        return tuple(case.put(node, "Up", "Primary") for case in self.not_primary_at(node) if case.view(node))
+        cases = (case for case in self.not_primary_at(node) if case.view(node) and case.describable())
+        return tuple(case.put(node, "Up", "Primary") for case in cases)

@@ -31,7 +31,7 @@ class Report:
     def __init__(self, case: VmCase, refused: tuple[Refused, ...] = ()) -> None:
         self.case, self.refused = case, refused or case.refused
         vm = case.vm
-        self.conditions = Conditions(vm.status.conditions, vm.metadata.generation, case.world.now)
+        self.conditions = Conditions(case.before.conditions, vm.metadata.generation, case.world.now)
         self.status: XenVMStatus = vm.status.model_copy(
             update={"networks": case.networks(), "operation": None, **_domain(case.here)}
         )
@@ -48,7 +48,7 @@ class Report:
         self.events.append(Event(kind, reason, message))
 
     def ready(self, phase: str, reason: str, message: str) -> Report:
-        before = self.case.vm.status.phase
+        before = self.case.before.phase
         self.conditions.ready(reason, message)
         if before not in (phase, None, "Unknown"):
             self.event("Normal", reason, message)
@@ -83,7 +83,7 @@ class Report:
     def follow(self, plan: Plan[VmCase], at: Position, phase: str) -> Report:
         """A step of a plan: its requests, or the agent's no to them."""
         self.requests = at.requests
-        old = self.case.vm.status.operation
+        old = self.case.before.operation
         same = old if old is not None and old.plan == plan.id else None
         no = refusal_of(at.requests, self.refused)
         self.set(
@@ -110,8 +110,8 @@ class Report:
             status=status,
             finalizer=None if FINALIZER in vm.metadata.finalizers or vm.deleting else "add",
             events=tuple(self.events),
-            requests=due(self.requests, self.refused, self.case.world.now),
-            lazy=_essence(status) == _essence(vm.status),
+            requests=due(self.requests, self.refused, self.case.world),
+            lazy=_essence(status) == _essence(self.case.before),
             look_again=REFUSED_SECONDS if self.refused and self.requests else self.look_again,
         )
 

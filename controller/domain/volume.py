@@ -64,8 +64,7 @@ def _create(case: VolumeCase) -> Decision:
     if isinstance(placed, Refusal):
         return _report(case, case.volume.status, stalled=placed, phase="Stalled", finalizer=finalizer)
     if placed != volume.status:
-        volume = volume.model_copy(update={"status": placed})
-        case = VolumeCase(case.world, volume, case.refused)
+        case = case.planned(placed)
     why_not = refusals(CREATE_VOLUME, case)
     if why_not:
         # Not stalled: an agent that starts, or a node that is applied, lets it go on by itself.
@@ -153,7 +152,7 @@ def _advance(case: VolumeCase, finalizer: Literal["add", "remove"] | None) -> De
     if intent and not intent.completed and at.step in ("Demote", None):
         status = status.model_copy(update={"initial_sync": intent.model_copy(update={"completed": True})})
         events.append(Event("Normal", "Synchronised", f"{' and '.join(case.nodes)} are UpToDate"))
-    case = VolumeCase(case.world, case.volume.model_copy(update={"status": status}), case.refused)
+    case = case.planned(status)
     if _created(status, case.volume):
         decision = _keep(case)
         return _with(decision, events, finalizer)
@@ -210,7 +209,7 @@ def _keep(case: VolumeCase) -> Decision:
     migrating = case.busy_with_migration()
     for host in case.hosts:
         view = case.view(host.name)
-        if host.live is None or view is None or host.node is None:
+        if host.live is None or view is None or not case.describable():
             continue
         needless = view.role == "Primary" and host.name != case.wanted_primary() and not view.used_by
         if not view.configured or (needless and not migrating):
@@ -237,7 +236,7 @@ def _keep(case: VolumeCase) -> Decision:
             conditions.unknown(trouble.reason, trouble.message)
         phase = "Syncing" if status.sync else "Degraded"
     events: list[Event] = []
-    was_degraded = any(c.type == "Degraded" and c.status == "True" for c in case.volume.status.conditions)
+    was_degraded = any(c.type == "Degraded" and c.status == "True" for c in case.before.conditions)
     if trouble and not was_degraded:
         events.append(Event("Warning", trouble.reason, trouble.message))
     if not trouble and was_degraded:
@@ -255,6 +254,8 @@ def _trouble(case: VolumeCase) -> Refusal | None:
             message="no member's agent answers: " + "; ".join(f"{h.name}: {h.error}" for h in case.silent),
         )
     for host in case.hosts:
+        if host.node is None:
+            return Refusal(reason="NodeNotFound", message=f"there is no XenNode {host.name}; apply it again")
         if host.live is not None and case.view(host.name) is None:
             return Refusal(
                 reason="ReplicaMissing", message=f"{host.name} no longer has the replica; nothing was made anew"
@@ -308,7 +309,7 @@ def _delete(case: VolumeCase) -> Decision:
 
 
 def _operation(case: VolumeCase, plan: Plan[VolumeCase], step: str, message: str) -> OperationRecord:
-    old = case.volume.status.operation
+    old = case.before.operation
     same = old is not None and old.plan == plan.id
     return OperationRecord(
         id=old.id if same and old else f"{plan.id.split('/')[0].replace('.', '-')}-{case.uid[:8].lower()}",
@@ -321,7 +322,7 @@ def _operation(case: VolumeCase, plan: Plan[VolumeCase], step: str, message: str
 
 
 def _conditions(case: VolumeCase) -> Conditions:
-    return Conditions(case.volume.status.conditions, case.volume.metadata.generation, case.world.now)
+    return Conditions(case.before.conditions, case.volume.metadata.generation, case.world.now)
 
 
 def _report(
@@ -365,8 +366,8 @@ def _decision(
         status=status,
         finalizer=finalizer,
         events=events,
-        lazy=_essence(status) == _essence(case.volume.status),
-        requests=due(requests, case.refused, case.world.now),
+        lazy=_essence(status) == _essence(case.before),
+        requests=due(requests, case.refused, case.world),
         look_again=(REFUSED_SECONDS if case.refused else RETRY_SECONDS) if waiting else None,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from agent.protocol import GenerationIds, Member, OperationState, Refusal, VolumeDesired, VolumeState
-from controller.api.drbdvolume import DrbdVolume
+from controller.api.drbdvolume import DrbdVolume, DrbdVolumeStatus
 from controller.api.xenvm import XenVM
 from controller.domain.actions import PutVolume, Refused
 from controller.domain.world import HostView, World, operation_on, volume_on
@@ -27,6 +27,17 @@ class VolumeCase:
     world: World
     volume: DrbdVolume
     refused: tuple[Refused, ...] = ()
+    written: DrbdVolumeStatus | None = None
+
+    def planned(self, status: DrbdVolumeStatus) -> VolumeCase:
+        """The same case with a status that is to be written; `before` stays the one that is."""
+        volume = self.volume.model_copy(update={"status": status})
+        return VolumeCase(self.world, volume, self.refused, self.before)
+
+    @property
+    def before(self) -> DrbdVolumeStatus:
+        """The status as the API server has it."""
+        return self.written if self.written is not None else self.volume.status
 
     @property
     def uid(self) -> str:
@@ -128,8 +139,12 @@ class VolumeCase:
                 )
         return None
 
+    def describable(self) -> bool:
+        """Can `desired` say it all: is the device decided, and is there a XenNode for each member?"""
+        return self.volume.status.device is not None and all(host.node is not None for host in self.hosts)
+
     def desired(self, node: str, level: str, role: str) -> VolumeDesired:
-        """What the volume shall be on one member; complete each time."""
+        """What the volume shall be on one member; complete each time. Only if `describable`."""
         spec, status = self.volume.spec, self.volume.status
         assert status.device is not None
         return VolumeDesired.model_validate(
