@@ -8,6 +8,7 @@ from pathlib import Path
 
 from controller.api.crd import KINDS, crd, file_name, to_yaml
 from controller.api.reference import reference
+from controller.domain.describe import markdown
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +19,7 @@ def files() -> dict[Path, str]:
     # Without an ending: `kubectl apply -k crds` finds it, and `kubectl apply -f crds` does not take it for an object.
     made[Path("crds/Kustomization")] = _kustomization()
     made[Path("docs/reference.md")] = reference()
+    made[Path("docs/plans.md")] = markdown()
     return made
 
 
