@@ -18,6 +18,7 @@ from agent.drivers.drbd import kernel_version
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
 from agent.protocol import (
+    DomainDisk,
     DomainState,
     GenerationIds,
     HostDesired,
@@ -59,6 +60,7 @@ class Observer:
         self._generations: dict[str, GenerationIds] = {}
         self._volume_problems: dict[str, Refusal] = {}
         self._problems: dict[str, Refusal] = {}
+        self._disks: dict[int, tuple[DomainDisk, ...]] = {}  # by domid: what was last read of each
         self._used_by: dict[str, tuple[str, ...]] = {}  # names of domains by device
         self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
         self._asked = 0
@@ -276,11 +278,12 @@ class Observer:
     def _take_domains(self, domains: tuple[DomainState, ...]) -> None:
         known = self.state.domains
         self._update(domains={str(one.domid): _without_noise(known.get(str(one.domid)), one) for one in domains})
+        self._disks = {
+            one.domid: one.disks if one.disks is not None else self._disks.get(one.domid, ()) for one in domains
+        }
         used_by: dict[str, tuple[str, ...]] = {}
         for domain in domains:
-            before = known.get(str(domain.domid))
-            disks = domain.disks if domain.disks is not None else before.disks if before is not None else None
-            for disk in disks or ():
+            for disk in self._disks[domain.domid]:
                 used_by[disk.device] = (*used_by.get(disk.device, ()), domain.name)
         if used_by != self._used_by:
             self._used_by = used_by
