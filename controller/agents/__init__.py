@@ -1,1 +1,1 @@
-"""Client of the node agents, one supervisor a host."""
+"""What the controller hears from and says to the agents: one client and one supervisor a host. No decisions."""

@@ -196,8 +196,8 @@ class ApiServer:
         found: dict[str, Any] = await self.request("GET", object_path(key))
         return found
 
-    async def list(self, kind: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """All objects of the kind in all namespaces, page by page, each with the resourceVersion of the whole list.
+    async def pages(self, kind: str) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
+        """All objects of the kind in all namespaces, in pages, each with the resourceVersion of the whole list.
 
         Raises ApiError 410 when the list expired before its last page.
         """
@@ -206,9 +206,7 @@ class ApiServer:
             query = {"limit": str(PAGE), **({"continue": proceed} if proceed else {})}
             page = await self.request("GET", path, query=query)
             version = version or page["metadata"]["resourceVersion"]
-            for item in page["items"]:
-                yield version, item
-            await asyncio.sleep(0)  # let others run between the pages of a large list
+            yield version, page["items"]
             proceed = page["metadata"].get("continue", "")
             if not proceed:
                 return

@@ -54,6 +54,7 @@ class Cache:
         self._unreadable: dict[ObjectKey, str] = {}  # to the resourceVersion
         self._users: Index[Names] = Index()
         self._placed: Index[str] = Index()
+        self._replicas: Index[str] = Index()
         self._members: Index[str] = Index()
         self._claims = Claims()
 
@@ -156,6 +157,10 @@ class Cache:
         """Keys of the VMs whose status.placement.node is the node."""
         return self._placed.keys(node)
 
+    def replicated(self, node: str) -> tuple[ObjectKey, ...]:
+        """Keys of the volumes whose status.nodes holds the node."""
+        return self._replicas.keys(node)
+
     def concerned(self, node: str) -> tuple[ObjectKey, ...]:
         """Keys of the volumes and VMs that name the node in spec or status."""
         return self._members.keys(node)
@@ -213,10 +218,12 @@ class Cache:
             nodes = {spec.node, placement and placement.node, move and move.source, move and move.target}
             self._members.set(key, {node for node in nodes if node})
         elif isinstance(new, DrbdVolume):
+            self._replicas.set(key, new.status.nodes)
             self._members.set(key, {*new.status.nodes, *(new.spec.nodes or ())})
         else:
             self._users.set(key, ())
             self._placed.set(key, ())
+            self._replicas.set(key, ())
             self._members.set(key, ())
         return Change(key, old, new, self._reclaim(key, new))
 

@@ -87,12 +87,9 @@ class Claims:
             self._by_key.pop(key, None)
 
     def holders(self, claim: Claim) -> tuple[Holder, ...]:
-        """The objects that hold the name in status, oldest first; when none does, the oldest that declares it."""
-        found = self._by_claim.get(claim)
-        if not found:
-            return ()
-        held = sorted(holder for is_held, holder in found.values() if is_held)
-        return tuple(held) if held else (min(holder for _, holder in found.values()),)
+        """Everybody who claims the name: who holds it in status first, then who declares it; the oldest first."""
+        found = self._by_claim.get(claim, {})
+        return tuple(holder for _, holder in sorted((not held, holder) for held, holder in found.values()))
 
     def claimants(self, claim: Claim) -> tuple[ObjectKey, ...]:
         """Everybody who holds or declares it."""

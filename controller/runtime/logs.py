@@ -43,5 +43,7 @@ def configure(form: Format, level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("kopf").setLevel(max(logging.WARNING, root.level))
+    # In its own thread it says each time that it does not handle signals: it is not asked to.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     for chatty in ("aiohttp.access", "asyncio", "kubernetes"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -39,15 +39,12 @@ class Writer:
     def __init__(self, api: ApiServer, cache: Cache) -> None:
         self._api, self._cache = api, cache
 
-    async def put_status(self, key: ObjectKey, decided_from: ApiObject, status: Status) -> Written | None:
-        """Replace the status of exactly that version of the object. None: nothing to change, nothing written.
+    async def put_status(self, key: ObjectKey, decided_from: ApiObject, status: Status) -> Written:
+        """Replace the status of exactly that version of the object.
 
         Raises Stale; Invalid when the schema refuses the status.
         """
-        made = status.to_status_dict()
-        if made == current_status(decided_from):
-            return None
-        body = _body(key, decided_from) | {"status": made}
+        body = _body(key, decided_from) | {"status": status.to_status_dict()}
         self._cache.expect(key, status)
         try:
             answer = await self._api.request("PUT", object_path(key, "status"), body, query=_AS_US)
@@ -117,10 +114,10 @@ def finalizers_after(found: ApiObject, what: Finalizing, ours: str) -> tuple[str
     return tuple(one for one in now if one != ours) if ours in now else None
 
 
-def current_status(found: ApiObject) -> dict[str, Any]:
-    """The status that the object has, in the form in which it would be written."""
-    status: Status = found.status  # type: ignore[attr-defined]  # each of the three kinds has one
-    return status.to_status_dict()
+def differs(status: Status, found: ApiObject) -> bool:
+    """Whether writing the status would change the object."""
+    now: Status = found.status  # type: ignore[attr-defined]  # each of the three kinds has one
+    return status != now and status.to_status_dict() != now.to_status_dict()
 
 
 _AS_US = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}

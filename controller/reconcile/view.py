@@ -1,0 +1,71 @@
+"""What a decision sees: the object cache and the hosts' states as one `controller.domain.world.Objects`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from controller.agents.supervisor import Supervisors
+from controller.api.drbdvolume import DrbdVolume
+from controller.api.xenvm import XenVM
+from controller.domain.world import HostView, Key
+from controller.runtime.cache import Cache
+from controller.runtime.queue import ObjectKey
+
+
+class View:
+    """Reads through to cache and supervisors: nothing is copied, so a decision must be made without waiting."""
+
+    def __init__(self, cache: Cache, supervisors: Supervisors) -> None:
+        self._cache, self._supervisors = cache, supervisors
+        self._hosts: dict[str, HostView] = {}
+
+    def host(self, name: str) -> HostView:
+        """The same view as long as nothing in it changed: what it has worked out from the state is worked out once."""
+        node, supervisor = self._cache.node(name), self._supervisors.get(name)
+        if supervisor is None:
+            self._hosts.pop(name, None)
+            return HostView(name, node, error="no XenNode of this name" if node is None else "no answer yet")
+        connected = supervisor.connected
+        error = "" if connected else supervisor.error or "the agent is silent"
+        known = self._hosts.get(name)
+        if (
+            known is None
+            or known.node is not node
+            or known.state is not supervisor.state
+            or (known.connected, known.error) != (connected, error)
+        ):
+            known = self._hosts[name] = HostView(name, node, supervisor.state, connected, error)
+        return known
+
+    def hosts(self) -> Mapping[str, HostView]:
+        return {name: self.host(name) for name in sorted(self._cache.nodes)}
+
+    def volume(self, key: Key) -> DrbdVolume | None:
+        return self._cache.volume(key)
+
+    def vm(self, key: Key) -> XenVM | None:
+        return self._cache.vm(key)
+
+    def vms_using(self, volume: Key) -> tuple[XenVM, ...]:
+        return self._vms(self._cache.users(volume))
+
+    def vms_on(self, node: str) -> tuple[XenVM, ...]:
+        return self._vms(self._cache.placed(node))
+
+    def volumes_on(self, node: str) -> tuple[DrbdVolume, ...]:
+        found = (self._cache.volume((namespace, name)) for _, namespace, name in self._cache.replicated(node))
+        return tuple(volume for volume in found if volume is not None)
+
+    def claims(self, kind: str, value: str) -> tuple[tuple[str, str, str], ...]:
+        holders = self._cache.holders((kind, value))
+        return tuple((holder.namespace, holder.name, holder.uid) for holder in holders)
+
+    def used_minors(self) -> frozenset[int]:
+        return self._cache.numbers("minor")
+
+    def used_ports(self) -> frozenset[int]:
+        return self._cache.numbers("port")
+
+    def _vms(self, keys: tuple[ObjectKey, ...]) -> tuple[XenVM, ...]:
+        found = (self._cache.vm((namespace, name)) for _, namespace, name in keys)
+        return tuple(vm for vm in found if vm is not None)
