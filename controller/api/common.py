@@ -22,7 +22,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 MIB = 1024 * 1024
 
-_QUANTITY = re.compile(r"^([+-]?[0-9]+(?:\.[0-9]*)?|[+-]?\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|m|k|M|G|T|P|E|[eE][+-]?[0-9]+)?$")
+_QUANTITY = re.compile(r"([+-]?[0-9]+(?:\.[0-9]*)?|[+-]?\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|m|k|M|G|T|P|E|[eE][+-]?[0-9]+)?")
 _SUFFIX = {
     None: Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
     "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18), "Ki": Decimal(2**10), "Mi": Decimal(2**20),
@@ -32,7 +32,7 @@ _SUFFIX = {
 
 def quantity_bytes(text: str) -> int:
     """Bytes of a Kubernetes quantity ("512Mi" -> 536870912), rounded up as Kubernetes does. Raises ValueError."""
-    found = _QUANTITY.match(text)
+    found = _QUANTITY.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is not a quantity; write it like 512Mi or 4Gi")
     number, suffix = found.groups()
@@ -101,7 +101,7 @@ GroupName = Annotated[
     str,
     checked(
         text(
-            "[A-Za-z0-9_+][A-Za-z0-9_.+-]*", "write the name of an LVM volume group, such as vg0 (lvm(8), VALID NAMES)"
+            "[A-Za-z0-9_][A-Za-z0-9_.+-]*", "write the name of an LVM volume group, such as vg0 (lvm(8), VALID NAMES)"
         ),
         max_length=63,
     ),
@@ -141,6 +141,21 @@ class ObjectMeta(ApiModel):
     annotations: dict[str, str] = {}
 
 
+def cut(length: int) -> BeforeValidator:
+    """What is longer than the schema allows (a tool's whole output) is cut: a status that is refused helps nobody."""
+
+    def shortened(value: object) -> object:
+        if isinstance(value, str) and len(value) > length:
+            return value[: length - 1] + "…"
+        return value[:length] if isinstance(value, tuple | list) else value
+
+    return BeforeValidator(shortened)
+
+
+Message = Annotated[str, Field(max_length=1024), cut(1024)]
+"""Words for people."""
+
+
 class Condition(ApiModel):
     """One observed condition of the object, as in the Kubernetes API conventions."""
 
@@ -154,7 +169,7 @@ class Condition(ApiModel):
     """When the status last changed."""
     reason: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
     """One CamelCase word for machines: why the status is what it is."""
-    message: Annotated[str, Field(max_length=4096)] = ""
+    message: Annotated[str, Field(max_length=4096), cut(4096)] = ""
     """One or two sentences for people, with the numbers, and what to do when something has to be done."""
 
 
@@ -180,7 +195,7 @@ class OperationRecord(ApiModel):
     """The step that is being carried out or confirmed."""
     started_at: Time
     """When the operation began."""
-    message: Annotated[str, Field(max_length=1024)] = ""
+    message: Message = ""
     """What it waits for, in words."""
 
 

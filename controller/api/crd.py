@@ -161,7 +161,7 @@ def object_schema(kind: Kind) -> Schema:
     whole = structural(generated, definitions, kind.name)
     properties = whole["properties"]
     spec, status = properties["spec"], properties["status"]
-    _without_defaults(status)
+    _as_observed(status)
     # kstatus takes an object without a status for finished; this default says that nobody looked at it yet.
     status["default"] = {"observedGeneration": -1}
     return {
@@ -239,13 +239,14 @@ def _object(made: Schema, schema: Schema, definitions: dict[str, Schema], where:
             del made["default"]
 
 
-def _without_defaults(schema: Schema) -> None:
-    """In a status: what the controller leaves out stays out, so that it reads back what it wrote."""
+def _as_observed(schema: Schema) -> None:
+    """No defaults, so that the controller reads back what it wrote, and no rules, for nobody else writes a status."""
     schema.pop("default", None)
+    schema.pop("x-kubernetes-validations", None)
     for one in schema.get("properties", {}).values():
-        _without_defaults(one)
+        _as_observed(one)
     if "items" in schema:
-        _without_defaults(schema["items"])
+        _as_observed(schema["items"])
 
 
 class _Dumper(yaml.SafeDumper):

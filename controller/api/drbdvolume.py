@@ -15,6 +15,7 @@ from controller.api.common import (
     Quantity,
     Status,
     Time,
+    cut,
     mebibytes,
     quantity_bytes,
 )
@@ -297,7 +298,7 @@ class DrbdVolumeStatus(Status):
     """Connection between both hosts as /proc/drbd shows it (cs:), such as Connected."""
     sync: SyncStatus | None = None
     """The running synchronisation, if there is one."""
-    used_by: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64)] = ()
+    used_by: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64), cut(64)] = ()
     """Names of the XenVMs that have the volume as a disk."""
     operation: OperationRecord | None = None
     """The running operation, if there is one."""

@@ -37,8 +37,9 @@ def _kind(kind: Kind) -> str:
         lines += ["", f"### {part}", "", schema["properties"][part]["description"], ""]
         lines += ["| field | type | meaning |", "|---|---|---|"]
         lines += [_row(path, one, required) for path, one, required in _fields(schema["properties"][part], part)]
-    lines += ["", "### What is refused", ""]
-    lines += [f"- {message}" for message in _messages(schema)]
+    lines += ["", "### What is refused, and what to write instead", ""]
+    lines += ["| field | message |", "|---|---|"]
+    lines += [f"| `{path}` | {_cell(message)} |" for path, message in dict.fromkeys(_messages(schema))]
     return "\n".join([*lines, ""])
 
 
@@ -74,13 +75,13 @@ def _type(schema: Schema) -> str:
     return "text" if schema["type"] == "string" else str(schema["type"])
 
 
-def _messages(schema: Schema) -> Iterator[str]:
+def _messages(schema: Schema, path: str = "") -> Iterator[tuple[str, str]]:
     for rule in schema.get("x-kubernetes-validations", ()):
-        yield rule["message"]
-    for one in schema.get("properties", {}).values():
-        yield from _messages(one)
+        yield (path + rule.get("fieldPath", "")).removeprefix("."), rule["message"]
+    for name, one in schema.get("properties", {}).items():
+        yield from _messages(one, f"{path}.{name}")
     if "items" in schema:
-        yield from _messages(schema["items"])
+        yield from _messages(schema["items"], f"{path}[]")
 
 
 def _literal(value: Any) -> str:

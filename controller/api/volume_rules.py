@@ -7,7 +7,7 @@ from typing import Annotated
 from controller.api.rules import Rule, checked, immutable, text, validations
 
 _LV_SAY = (
-    "write a name such as vm_shaolin: letters, digits and _ . + -, not beginning with - or ., and none that LVM"
+    "write a name such as vm_shaolin: letters, digits and _ . + -, not beginning with - + or ., and none that LVM"
     " reserves (lvm(8), VALID NAMES)"
 )
 _LV_RESERVED = (
@@ -17,7 +17,7 @@ _LV_RESERVED = (
 LogicalVolumeName = Annotated[
     str,
     checked(
-        text("[A-Za-z0-9_+][A-Za-z0-9_.+-]*", _LV_SAY),
+        text("[A-Za-z0-9_][A-Za-z0-9_.+-]*", _LV_SAY),
         Rule(f"!self.matches('{_LV_RESERVED}')", _LV_SAY),
         max_length=63,
     ),

@@ -10,6 +10,7 @@ from controller.api.common import (
     MIB,
     ApiModel,
     ApiObject,
+    Message,
     NodeName,
     OperationRecord,
     Quantity,
@@ -295,7 +296,7 @@ class Migration(ApiModel):
     """When percent, round and rate were taken."""
     cancel_requested: bool = False
     """true once spec.node was changed back before the hand-over."""
-    message: Annotated[str, Field(max_length=1024)] = ""
+    message: Message = ""
     """How it stands, or why it did not happen."""
     outcome: MigrationOutcome | None = None
     """Succeeded, Failed or Cancelled; not there while the move is on its way."""
@@ -329,7 +330,7 @@ class LastMigration(ApiModel):
     """When the move began."""
     finished_at: Time | None = None
     """When the move ended."""
-    message: Annotated[str, Field(max_length=1024)] = ""
+    message: Message = ""
     """Why it failed, or what was measured."""
     failures: Annotated[int, Field(ge=0)] = 0
     """How many moves failed one after the other; the next try waits longer each time."""
