@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from agent.host import CommandTimedOut, Completed
+from agent.host import ByteStream, CommandTimedOut, Completed, PipedProcess
 from agent.real_jobs import Jobs, RealJob, end_marked, environment, sync_folder
 
 OUTPUT_LIMIT = 16 << 20
@@ -103,7 +103,7 @@ class RealHost:
     async def forget_job(self, scope: str) -> None:
         self._jobs.forget(scope)
 
-    async def pipe(self, argv: Sequence[str]) -> RealPipe:
+    async def pipe(self, argv: Sequence[str]) -> PipedProcess:
         mark = f"pipe-{uuid.uuid4()}"
         return RealPipe((await self._spawn(argv, mark=mark)).process, mark)
 
@@ -164,7 +164,7 @@ class RealPipe:
 
     def __init__(self, process: asyncio.subprocess.Process, mark: str) -> None:
         self._process, self._mark = process, mark
-        self.stdio = _Stdio(process)
+        self.stdio: ByteStream = _Stdio(process)
         self._said: list[str] = []
         self._all_said = False
         self._changed = asyncio.Condition()

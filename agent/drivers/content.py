@@ -1,4 +1,4 @@
-"""Filesystems and images on a device, and whether it holds anything: mkfs.ext4, mkfs.xfs, blkid(8)."""
+"""Filesystems and images on a device, and whether it holds anything: mkfs.ext4, mkfs.xfs, blkid(8), blockdev(8)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ class Content:
     async def has_signature(self, device: str) -> bool:
         """Whether a filesystem, partition table, RAID, ... is on it. Raises Unreadable on any doubt.
 
-        blkid exits with 2 for "nothing found" and for "could not look"; it is silent in the first case only.
+        blkid exits with 2 for "nothing found" and, without a word, for "could not open" (a Secondary's device, for
+        one), so the device is opened first by a tool that does say so. A bad block on it is DRBD's to hide: a disk
+        with an IO error is detached, and the peer's is read.
         """
+        opened = await run(self._host, ["blockdev", "--getsize64", device])
+        if opened.exit != 0 or not opened.stdout.strip().isdecimal():
+            raise Unreadable(f"{device} can't be opened: {said(opened)}", opened)
         completed = await run(self._host, ["blkid", "-p", device])
         if completed.exit == 0 and completed.stdout.strip():
             return True

@@ -144,7 +144,8 @@ class Drbd:
     async def metadata(self, resource: str) -> GenerationIds | None:
         """The generation identifiers on the configured resource's backing device; works up and down.
 
-        None only when DRBD says in words that there is no metadata: get-gi alone fails silently, so dump-md is asked.
+        None only when DRBD says in words that there is no metadata: get-gi exits 1 without a word then, so dump-md is
+        asked.
         Metadata that LVM moved away from the end of the device also reads as None, and so does a replaced disk: None
         alone is no leave to create metadata. Raises Unreadable, CommandTimedOut, DriverError("ToolMissing").
         """

@@ -29,6 +29,7 @@ def render(
     a fence-peer program, drbd.conf(5)) it is `resource-and-stonith`: IO is frozen until the handler has answered.
     `shared_secret` (at most 64 characters) authenticates the peers. Raises DriverError("InvalidConfiguration").
     """
+    rate = _kib(desired.resync_rate)
     fencing = "resource-and-stonith" if fence_handler else "resource-only"
     net = [
         f"protocol {desired.protocol}",
@@ -48,8 +49,8 @@ def render(
         f"resync-rate {desired.resync_rate}",
         "c-plan-ahead 20",
         "c-fill-target 1M",
-        f"c-max-rate {desired.resync_rate}",
-        "c-min-rate 10M",
+        f"c-max-rate {max(rate, 250)}k",
+        f"c-min-rate {min(rate, 10 * 1024)}k",
     ]
     # The one difference that makes each parser refuse the other's file (drbd.conf(5) of 8.4 and 9)
     (disk if dialect == "8.4" else net).append(f"fencing {fencing}")
@@ -83,6 +84,12 @@ def render(
 
 def _section(name: str, options: list[str]) -> list[str]:
     return [f"  {name} {{", *(f"    {option};" for option in options), "  }"]
+
+
+def _kib(rate: str) -> int:
+    """drbd.conf's rates count KiB when they have no unit. c-max-rate takes no less than 250 of them."""
+    units = {"K": 1, "M": 1 << 10, "G": 1 << 20}
+    return int(rate[:-1]) * units[rate[-1]] if rate[-1] in units else int(rate)
 
 
 def _meta_disk(desired: VolumeDesired) -> str:
