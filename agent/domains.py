@@ -115,8 +115,8 @@ class Domains:
         return await preflight(self._context, request)
 
     def wake(self, uid: str) -> None:
-        """The VM's record or what may be done with it changed: look again, publish."""
-        self._take_up(uid, asked=True)
+        self._take_up(uid, asked=False)
+        self._show(uid)
 
     # --- what is accepted ---------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Domains:
                 raise Refused(
                     "OperationRunning", f"operation {operation.id} brings {desired.name} here; cancel it first"
                 )
-            operation.note(granted_by_controller=True)
+            operation.note(granted_by_controller=desired.epoch)
             return self._show(desired.uid) or _arriving(desired)
         if record is not None and (desired.epoch, desired.state) == (record.epoch, record.desired.state):
             return self._ring(desired.uid)

@@ -23,6 +23,14 @@ from agent.vm_steps import (
 from agent.vm_store import VmStore, config_path
 
 
+def volume_uid(context: Context, resource: str) -> str:
+    """The uid of the volume behind a disk. Raises Refused("UnknownVolume")."""
+    volume = context.observer.state.volumes.get(resource)
+    if volume is None or volume.uid is None:
+        raise Refused("UnknownVolume", f"{context.node} keeps no volume {resource}")
+    return volume.uid
+
+
 class Effects:
     """Takes the steps of `vm_steps`. The caller holds the VM's lock. Raises Refused, DriverError, CommandTimedOut."""
 
@@ -65,6 +73,8 @@ class Effects:
         refusals = usable(desired.config.disks, await self._context.observer.read_drbd(), node)
         if refusals:
             raise Refused.of(joined(refusals))
+        for disk in desired.config.disks:
+            self._context.volumes.mark_used(disk.resource, volume_uid(self._context, disk.resource))
         path = config_path(desired.name)
         await self._context.host.write_text(path, xl_config.render(desired))
         self._store.update(desired.uid, started_at=None, stop_since=None)

@@ -1,0 +1,147 @@
+"""What both sides of a hand-over share: the disks in DRBD's eyes at little cost, and going on until it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from agent.core import Context, Refused
+from agent.drivers.drbd import PROC, DrbdResource
+from agent.drivers.drbd_parse import parse_proc
+from agent.drivers.errors import DriverError, Unreadable
+from agent.host import CommandTimedOut
+from agent.migration.stream import percent
+from agent.operations import Operation
+from agent.protocol import DomainDesired, DomainState, PeerState, Refusal, TransferProgress
+from agent.vm_records import mine
+
+PAGES_PER_MIB = 256
+PUBLISH_SECONDS = 0.25
+_RATE_SHARE = 0.3  # of the newest reading in the rate that is shown
+
+
+async def disks_now(context: Context, domain: DomainDesired) -> dict[str, DrbdResource]:
+    """The domain's resources as DRBD has them this instant. Raises DriverError, CommandTimedOut.
+
+    On 8.4 from /proc/drbd, which costs no process: the hand-over reads it every few milliseconds while a guest stands
+    still. (What it does not know is the resource's name: the minor stands for it.)
+    """
+    if context.drbd.dialect != "8.4":
+        return await context.observer.read_drbd()
+    try:
+        devices = parse_proc(await context.host.read_text(PROC))
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"{PROC}: {error}") from error
+    found = {}
+    for disk in domain.config.disks:
+        if (device := devices.get(disk.minor)) is None:
+            continue
+        peer = PeerState(
+            connection=device.connection,
+            role=device.peer_role,
+            disk=device.peer_disk,
+            replication=device.replication,
+            out_of_sync_kib=device.out_of_sync_kib,
+        )
+        known = context.observer.state.volumes.get(disk.resource)
+        suspended = "yes" if device.suspended else "no"
+        found[disk.resource] = DrbdResource(
+            name=disk.resource,
+            minor=disk.minor if known is None or known.minor is None else known.minor,
+            role=device.role,
+            disk=device.disk,
+            suspended=suspended,
+            size_kib=None,
+            peer=peer,
+        )
+    return found
+
+
+async def own_domains(context: Context, domain: DomainDesired) -> list[DomainState]:
+    """The VM's domains on this host, read now. Raises DriverError, CommandTimedOut."""
+    return mine(domain.uid, domain.name, await context.observer.read_domains())
+
+
+async def insist(
+    context: Context,
+    operation: Operation,
+    attempt: Callable[[], Awaitable[None]],
+    *,
+    final: frozenset[str] = frozenset(),
+) -> None:
+    """Do it again until it is done: past this point there is only forward. What holds it up shows meanwhile.
+
+    A Refused or DriverError whose reason is in `final` is raised.
+    """
+    pause = 0.02
+    while True:
+        try:
+            await attempt()
+        except (Refused, DriverError) as error:
+            reason, message = _told(error)
+            if reason in final:
+                raise
+            operation.trouble(Refusal(reason=reason, message=message))
+        except CommandTimedOut as error:
+            operation.trouble(Refusal(reason="TimedOut", message=str(error)))
+        else:
+            operation.trouble(None)
+            return
+        await context.host.sleep(pause)
+        pause = min(2.0, pause * 2)
+
+
+def _told(error: Refused | DriverError) -> tuple[str, str]:
+    if isinstance(error, Refused):
+        return error.refusal.reason, error.refusal.message
+    return error.reason, error.message
+
+
+class Reading(Protocol):
+    """What the stream's headers say: stream.SenderStream, or the relay's file."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def round(self) -> int: ...
+    @property
+    def round_pages(self) -> int: ...
+    @property
+    def pages(self) -> int: ...
+    @property
+    def pages_total(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+class Meter:
+    """Turns readings into the operation's TransferProgress, a few times a second; percent never runs backwards."""
+
+    def __init__(self, context: Context, operation: Operation, domain: DomainDesired) -> None:
+        self._context = context
+        self._operation = operation
+        self._pages = domain.config.memory_mib * PAGES_PER_MIB  # where the stream does not say
+        self._shown = operation.state.transfer or TransferProgress()
+        self._at: float | None = None
+
+    def take(self, reading: Reading, *, now: bool = False) -> None:
+        clock = self._context.host.now()
+        if self._at is not None and clock - self._at < PUBLISH_SECONDS and not now:
+            return
+        rate = self._shown.rate_bytes_s
+        if self._at is not None and clock > self._at:
+            fresh = max(0, reading.bytes - self._shown.bytes_sent) / (clock - self._at)
+            rate = rate + _RATE_SHARE * (fresh - rate) if rate else fresh
+        self._at = clock
+        total = reading.pages_total or self._pages
+        shown = TransferProgress(
+            round=reading.round,
+            pages_sent=reading.pages,
+            pages_total=total,
+            bytes_sent=reading.bytes,
+            rate_bytes_s=round(rate, 1),
+            percent=max(self._shown.percent, percent(reading.stage, reading.round, reading.round_pages, total)),
+        )
+        if shown != self._shown:
+            self._shown = shown
+            self._operation.progress(transfer=shown)

@@ -1,0 +1,228 @@
+"""The relocation endpoint: mutual TLS 1.3, one line of JSON that says what for, and nothing that was not expected.
+
+    {"version": 1, "kind": "stream", "operation": ID}\\n                -> the memory stream of that migration follows
+    {"version": 1, "kind": "released", "operation": ID, "epoch": N}\\n  -> the source gave the VM away for epoch N
+    answer: {"accepted": true}\\n or {"accepted": false, "reason": ..., "message": ...}\\n
+
+Who asks is the node in the certificate's URI `xentandem:agent:<node>`, and it must be the operation's source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from agent.core import Context, Refused, TlsFiles, within
+from agent.migration.relay import client_context, peer_uris, require_node, tune
+from agent.migration.source import Send
+from agent.migration.target import Connection, Receive
+from agent.protocol import AGENT_URI_PREFIX
+
+STREAM_LIMIT = 60.0  # seconds: a shorter cut of the link does not end a migration
+LINE_LIMIT = 4096
+FIRST_LINE_SECONDS = 10.0
+BUFFER = 1 << 20
+BIND_AGAIN_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Expected:
+    """One stream that an operation waits for."""
+
+    source: str
+    connected: asyncio.Future[Connection]
+
+
+class Relocation:
+    """`agent.core.RelocationService`."""
+
+    def __init__(self, context: Context, *, stream_limit: float = STREAM_LIMIT) -> None:
+        self._context = context
+        self._limit = stream_limit
+        self._server: asyncio.Server | None = None
+        self._bound: tuple[str, int] | None = None
+        self._retry: asyncio.Task[None] | None = None
+        self._expected: dict[str, Expected] = {}
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._receive = Receive(context, self)
+        context.operations.register("migrate-receive", self._receive)
+        context.operations.register("migrate-send", Send(context, self, stream_limit=stream_limit))
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.apply()
+
+    async def apply(self) -> None:
+        """Listen where the host's desired state says; what cannot be bound now is tried again."""
+        desired = self._context.observer.state.desired
+        wanted: tuple[str, int] | None = self._context.relocation
+        if desired is not None:
+            address = desired.relocation_address or self._context.relocation[0]
+            wanted = (address, desired.relocation_port) if desired.relocation_enabled else None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if wanted == self._bound and (self._server is not None) == (wanted is not None):
+            return
+        self._close_server()
+        self._bound = wanted
+        if wanted is not None and not await self._listen(wanted):
+            self._retry = self._context.tasks.spawn(self._listen_later(wanted), name="relocation: listen again")
+
+    async def _listen(self, where: tuple[str, int]) -> bool:
+        log = self._context.log(address=where[0], port=where[1])
+        try:
+            self._server = await asyncio.start_server(
+                self._serve,
+                *where,
+                ssl=_server_context(self._context.tls),
+                ssl_handshake_timeout=FIRST_LINE_SECONDS,
+                limit=BUFFER,
+            )
+        except OSError as error:
+            log.error("relocation cannot listen", problem=str(error))
+            return False
+        log.info("relocation listens", bound=self.port)
+        return True
+
+    async def _listen_later(self, where: tuple[str, int]) -> None:
+        while True:
+            await self._context.host.sleep(BIND_AGAIN_SECONDS)
+            if await self._listen(where):
+                return
+
+    @property
+    def port(self) -> int:
+        if self._server is None or not self._server.sockets:
+            return 0
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self._close_server()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    # --- for the target's side ----------------------------------------------------------------------------------
+
+    def expect(self, operation: str, source: str) -> asyncio.Future[Connection]:
+        """From now on one stream for that operation is taken, from that node's certificate only."""
+        future: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._expected[operation] = Expected(source, future)
+        return future
+
+    def expect_no_more(self, operation: str) -> None:
+        self._expected.pop(operation, None)
+
+    # --- for the source's side ----------------------------------------------------------------------------------
+
+    async def tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask another agent's relocation endpoint one thing. Raises OSError, ValueError, TimeoutError."""
+        return await within(self._context.host, FIRST_LINE_SECONDS, self._tell(node, address, port, question))
+
+    async def _tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
+        tls = self._context.tls
+        context = client_context(str(tls.certificate), str(tls.key), str(tls.authority))
+        reader, writer = await asyncio.open_connection(address, port, ssl=context, limit=LINE_LIMIT)
+        self._writers.add(writer)
+        try:
+            require_node(writer.get_extra_info("peercert"), node)
+            writer.write(json.dumps({"version": 1, **question}).encode() + b"\n")
+            await writer.drain()
+            answer = json.loads(await reader.readline())
+            if not isinstance(answer, dict):
+                raise ValueError("not an answer")
+            return answer
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    # --- serving ------------------------------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        node = _node_of(writer)
+        log = self._context.log(peer=str(writer.get_extra_info("peername")), peer_node=node)
+        try:
+            try:
+                line = await within(self._context.host, FIRST_LINE_SECONDS, reader.readuntil(b"\n"))
+                question = _parse(line)
+                connection = await self._answer(node, question, reader, writer)
+            except Refused as error:
+                refusal = error.refusal
+                log.warning("relocation refused", reason=refusal.reason, problem=refusal.message)
+                await _say(writer, {"accepted": False, "reason": refusal.reason, "message": refusal.message})
+                return
+            if connection is not None:
+                await connection.ended.wait()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            log.warning("relocation connection ended early", problem=str(error) or type(error).__name__)
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _answer(
+        self, node: str, question: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Connection | None:
+        """Raises Refused. Returns the stream's connection, which the operation answers and uses from here on."""
+        kind, operation = question.get("kind"), question.get("operation")
+        if kind == "released" and isinstance(operation, str) and isinstance(epoch := question.get("epoch"), int):
+            self._receive.released(operation, node, epoch)
+            await _say(writer, {"accepted": True})
+            return None
+        if kind != "stream" or not isinstance(operation, str):
+            raise Refused("NotUnderstood", f"{self._context.node} does not know what {kind!r} is")
+        expected = self._expected.get(operation)
+        if expected is None:
+            raise Refused("NotExpected", f"{self._context.node} expects no stream for operation {operation} now")
+        if expected.source != node:
+            raise Refused("WrongSource", f"operation {operation} comes from {expected.source}, this is {node}")
+        if expected.connected.done():
+            raise Refused("AlreadyConnected", f"operation {operation} has its stream already")
+        tune(writer.get_extra_info("socket"), self._limit)
+        connection = Connection(reader, writer)
+        expected.connected.set_result(connection)
+        return connection
+
+
+def _server_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(files.certificate, files.key)
+    context.load_verify_locations(files.authority)
+    return context
+
+
+def _node_of(writer: asyncio.StreamWriter) -> str:
+    """The node whose agent's certificate the client has shown; "" when it is not an agent's."""
+    for uri in peer_uris(writer.get_extra_info("peercert")):
+        if uri.startswith(AGENT_URI_PREFIX):
+            return uri.removeprefix(AGENT_URI_PREFIX)
+    return ""
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        question = json.loads(line) if len(line) <= LINE_LIMIT else None
+    except ValueError:
+        question = None
+    if not isinstance(question, dict) or question.get("version") != 1:
+        raise Refused("NotUnderstood", "the first line is not one of this protocol's version 1")
+    return question
+
+
+async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+    writer.write(json.dumps(answer).encode() + b"\n")
+    await writer.drain()

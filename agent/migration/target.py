@@ -1,0 +1,363 @@
+"""The target's side: takes the stream, waits until the source has let go, then makes the guest run here. By itself.
+
+The copy arrives paused, its disks unopened, because this host is Secondary. It runs only after two things are known:
+the source's agent said that it gave the VM away (its journal has it), and this host's own DRBD sees the peer Secondary,
+Connected, UpToDate on both sides. The word alone is not enough (the last writes must be here), nor is DRBD alone: a
+source that lost power and came back is Secondary too, and its VM may have run again in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agent.core import Context, Refused, within
+from agent.drivers import xl_config
+from agent.drivers.errors import DriverError
+from agent.host import CommandTimedOut, PipedProcess
+from agent.migration.handover import Meter, disks_now, insist, own_domains
+from agent.migration.recovery import Arrived, Nothing, Remove, judge_target
+from agent.migration.stream import SenderStream
+from agent.operations import Cancelled, Operation
+from agent.preflight import arriving, look
+from agent.protocol import DomainDesired, MigrateReceive, OperationRequest, Refusal
+from agent.vm_disks import both_sides_whole, joined, promotable, usable
+from agent.vm_effects import volume_uid
+from agent.vm_records import VmRecord, mine
+from agent.vm_store import VmStore, config_path, domain_lock
+
+if TYPE_CHECKING:
+    from agent.migration.relocation import Relocation
+
+CONNECT_LIMIT = 120.0  # seconds until the source's stream must be there
+ENDING_LIMIT = 60.0  # ... in which the receiver ends after its stream did
+CHUNK = 256 << 10
+LOOK_SECONDS, LOOK_SLOWLY_SECONDS, SLOWLY_AFTER = 0.02, 0.25, 30.0
+GONE_TWICE_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Connection:
+    """The stream's connection, from the endpoint to the operation and back."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Receive:
+    """The handler of `migrate-receive`: Listening, Receiving, Received, Promoting, Attaching, Unpausing, Done."""
+
+    first_phase = "Listening"
+
+    def __init__(self, context: Context, relocation: Relocation) -> None:
+        self._context = context
+        self._relocation = relocation
+        self._store = VmStore(context)
+        self._stop: dict[str, asyncio.Event] = {}
+
+    def subject(self, request: OperationRequest) -> tuple[str, str]:
+        body = _body(request)
+        return body.domain.name, body.domain.uid
+
+    async def check(self, request: OperationRequest) -> None:
+        body = _body(request)
+        if self._relocation.port == 0:
+            raise Refused("RelocationNotListening", f"the relocation endpoint of {self._context.node} is not open")
+        if body.source == self._context.node:
+            raise Refused("SameNode", f"{body.domain.name} cannot move from {body.source} to itself")
+        seen = await look(self._context, body.domain)
+        if refusals := arriving(seen, body.domain, source=body.source):
+            raise Refused.of(joined(refusals))
+        if seen.record is not None and seen.record.granted and seen.record.epoch >= body.domain.epoch:
+            raise Refused("EpochTooOld", f"{self._context.node} has {body.domain.name} at epoch {seen.record.epoch}")
+
+    async def run(self, operation: Operation) -> None:
+        async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+            operation.enter("Listening", cancellable=True, boot_id=self._context.boot_id)
+            await self._listen(operation)
+
+    async def resume(self, operation: Operation) -> None:
+        if operation.notes.get("boot_id", self._context.boot_id) != self._context.boot_id:
+            raise Refused(
+                "HostRebooted", f"{self._context.node} was rebooted in phase {operation.phase}; the copy is gone"
+            )
+        async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+            if operation.phase == "Listening":
+                await self._listen(operation)
+            elif operation.phase == "Receiving":
+                await self._after_stream(operation, "the agent was restarted while it received")
+            else:
+                await self._finish(operation)
+
+    async def cancel(self, operation: Operation) -> None:
+        record = self._store.get(operation.state.subject_uid)
+        epoch = _body(operation.request).domain.epoch
+        owned = record is not None and record.granted and record.epoch >= epoch
+        if owned or operation.notes.get("released") or operation.notes.get("granted_by_controller"):
+            raise Refused("NotCancellable", f"{operation.state.subject} belongs to {self._context.node} already")
+        self._event(operation).set()
+
+    def released(self, operation_id: str, node: str, epoch: int) -> None:
+        """The source says that it gave the VM away for `epoch`: on disk when this returns. Raises Refused."""
+        operation = self._context.operations.find(operation_id)
+        if operation is None or operation.request.body.kind != "migrate-receive":
+            raise Refused("NotExpected", f"{self._context.node} knows no migration {operation_id} to it")
+        body = _body(operation.request)
+        if body.source != node:
+            raise Refused("WrongSource", f"operation {operation_id} comes from {body.source}, not from {node}")
+        if epoch < body.domain.epoch:
+            raise Refused("EpochTooOld", f"given away for epoch {epoch}, needed is {body.domain.epoch}")
+        if not operation.running:
+            if operation.state.outcome == "Succeeded":
+                return
+            raise Refused("OperationEnded", f"operation {operation_id} ended: {operation.state.outcome}")
+        if operation.cancel_requested or self._event(operation).is_set():
+            raise Refused("OperationEnded", f"operation {operation_id} is being cancelled")
+        operation.note(released=True)
+        self._context.log(operation=operation_id, object=body.domain.name).info("source has let go", epoch=epoch)
+
+    # --- the stream ---------------------------------------------------------------------------------------------
+
+    async def _listen(self, operation: Operation) -> None:
+        body = _body(operation.request)
+        if operation.cancel_requested:
+            raise Cancelled
+        connected = self._relocation.expect(operation.id, body.source)
+        stop: asyncio.Future[bool] = asyncio.ensure_future(self._event(operation).wait())
+        both: list[asyncio.Future[Any]] = [connected, stop]
+        try:
+            await within(
+                self._context.host,
+                CONNECT_LIMIT,
+                asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED),
+            )
+        except TimeoutError:
+            raise Refused(
+                "SourceDidNotConnect",
+                f"{body.source} did not connect within {CONNECT_LIMIT:g} s; nothing was made here",
+            ) from None
+        finally:
+            stop.cancel()
+            if not connected.done():
+                self._relocation.expect_no_more(operation.id)
+                connected.cancel()
+        if not connected.done() or connected.cancelled():
+            raise Cancelled
+        connection = connected.result()
+        try:
+            operation.enter("Receiving")
+            process = await self._context.host.pipe(self._context.xen.receive_argv())
+            connection.writer.write(json.dumps({"accepted": True}).encode() + b"\n")
+            words = await self._carry(operation, connection, process)
+        finally:
+            self._relocation.expect_no_more(operation.id)
+            connection.ended.set()
+        await self._after_stream(operation, words)
+
+    async def _carry(self, operation: Operation, connection: Connection, process: PipedProcess) -> str:
+        """Bytes both ways until the receiver has ended; returns its last words."""
+        meter = Meter(self._context, operation, _body(operation.request).domain)
+        words: deque[str] = deque(maxlen=5)
+        inbound = asyncio.ensure_future(_inbound(connection, process, meter))
+        outbound = asyncio.ensure_future(_outbound(connection, process))
+        hearing = asyncio.ensure_future(_hear(process, words))
+        ended = asyncio.ensure_future(process.wait())
+        stop = asyncio.ensure_future(self._event(operation).wait())
+        try:
+            await asyncio.wait({ended, inbound, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done() and not stop.done():  # the stream ended: the receiver fails, or has just said its last
+                with contextlib.suppress(TimeoutError):
+                    await within(
+                        self._context.host,
+                        ENDING_LIMIT,
+                        asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED),
+                    )
+            if not ended.done():
+                await process.kill()
+            await ended
+            with contextlib.suppress(TimeoutError):  # what it said last; the link may be cut for a moment
+                await within(self._context.host, ENDING_LIMIT, asyncio.wait({outbound, hearing}))
+            if inbound.done() and (error := inbound.exception()) is not None:
+                words.append(f"the stream broke: {error}")
+        finally:
+            for task in (inbound, outbound, hearing, ended, stop):
+                task.cancel()
+        return " | ".join(words) or "the receiver said nothing"
+
+    async def _after_stream(self, operation: Operation, words: str) -> None:
+        """From what is here now: go on with the arrived copy, or remove what is left and end."""
+        domain, quiet = _body(operation.request).domain, 0
+        while True:
+            verdict = judge_target(await own_domains(self._context, domain), node=self._context.node)
+            cancelled = operation.cancel_requested or self._event(operation).is_set()
+            match verdict:
+                case Arrived(copy):
+                    if not cancelled:
+                        return await self._finish(operation)
+                    await self._remove(operation, copy.domid)
+                case Remove(copy):
+                    await self._remove(operation, copy.domid)
+                case Nothing():
+                    quiet += 1
+                    if quiet == 2:  # a receiver whose agent was killed may still have been at work
+                        if cancelled:
+                            raise Cancelled
+                        raise Refused("ReceiveFailed", f"nothing arrived on {self._context.node}: {words}")
+                    await self._context.host.sleep(GONE_TWICE_SECONDS)
+                case _:
+                    raise Refused(verdict.why.reason, f"{verdict.why.message}; the receiver said: {words}")
+
+    async def _remove(self, operation: Operation, domid: int) -> None:
+        self._context.log(operation=operation.id).info("incoming copy destroyed", domid=domid)
+        try:
+            await self._context.xen.destroy(domid)
+        except DriverError as error:  # the receiver may be removing it, too: what is there counts
+            self._context.log(operation=operation.id).info("destroy", problem=error.message)
+            await self._context.host.sleep(GONE_TWICE_SECONDS)
+
+    # --- the hand-over ------------------------------------------------------------------------------------------
+
+    async def _finish(self, operation: Operation) -> None:
+        """From the arrived, paused copy to a running guest. Every step looks first whether it is done."""
+        domain = _body(operation.request).domain
+        if operation.phase in ("Listening", "Receiving", "Received"):
+            operation.enter("Received", cancellable=True)
+            self._context.log(operation=operation.id, object=domain.name).info("the copy is here, paused")
+            await self._until_mine(operation, domain)
+            self._take_over(operation, domain)
+            operation.enter("Promoting", cancellable=False)
+        await insist(self._context, operation, lambda: self._promote(domain))
+        operation.enter("Attaching")
+        gone = frozenset({"NoSuchDomain", "DomainGone"})
+        await insist(self._context, operation, lambda: self._attach(domain), final=gone)
+        operation.enter("Unpausing")
+        if domain.state == "Running":
+            await insist(self._context, operation, lambda: self._unpause(domain), final=gone)
+        operation.enter("Done")
+        await self._context.host.write_text(config_path(domain.name), xl_config.render(domain))
+
+    async def _until_mine(self, operation: Operation, domain: DomainDesired) -> None:
+        """Wait until the source has let go and every write is here. Raises Cancelled after the copy was removed."""
+        began = self._context.host.now()
+        while True:
+            if operation.cancel_requested or self._event(operation).is_set():
+                await self._after_stream(operation, "")
+            await self._still_here(domain)
+            notes = operation.notes
+            against: list[Refusal] = []
+            try:
+                if notes.get("released"):
+                    disks = await disks_now(self._context, domain)
+                    against = both_sides_whole(
+                        domain.config.disks, disks, self._context.node, role="Secondary", peer_role="Secondary"
+                    )
+                elif notes.get("granted_by_controller"):
+                    disks = await disks_now(self._context, domain)
+                    against = promotable(domain.config.disks, disks, self._context.node)
+                else:
+                    against = [Refusal(reason="NotReleased", message=f"{_body(operation.request).source} still has it")]
+            except (DriverError, CommandTimedOut) as error:
+                against = [Refusal(reason="Unreadable", message=str(error))]
+            if not against:
+                operation.trouble(None)
+                return
+            slowly = self._context.host.now() - began > SLOWLY_AFTER
+            if slowly:
+                operation.trouble(joined(against))
+            await self._context.host.sleep(LOOK_SLOWLY_SECONDS if slowly else LOOK_SECONDS)
+
+    async def _still_here(self, domain: DomainDesired) -> None:
+        """Raises DriverError("DomainGone") when the copy was destroyed from outside."""
+        if not mine(domain.uid, domain.name, self._context.observer.state.domains.values()):
+            await self._domid(domain)
+
+    def _take_over(self, operation: Operation, domain: DomainDesired) -> None:
+        """This host owns the VM from here on: in the journal before the first effect."""
+        epoch = max(domain.epoch, int(operation.notes.get("granted_by_controller") or 0))
+        uids = {disk.resource: volume_uid(self._context, disk.resource) for disk in domain.config.disks}
+        self._store.put(
+            VmRecord(
+                desired=domain.model_copy(update={"epoch": epoch}),
+                epoch=epoch,
+                granted=True,
+                run=domain.run,
+                boot_id=self._context.boot_id,
+                started_at=self._context.host.now(),
+            )
+        )
+        for resource, uid in uids.items():
+            self._context.volumes.mark_used(resource, uid)
+            self._context.volumes.set_role(resource, uid, "Primary")
+        self._context.domains.wake(domain.uid)
+
+    async def _promote(self, domain: DomainDesired) -> None:
+        """DRBD itself refuses while the other side is Primary or this side's data is not good."""
+
+        async def one(resource: str, minor: int) -> None:
+            async with self._context.locks.hold(f"volume:{resource}"):
+                await self._context.drbd.primary(resource, minor)
+
+        await asyncio.gather(*(one(disk.resource, disk.minor) for disk in domain.config.disks))
+
+    async def _attach(self, domain: DomainDesired) -> None:
+        domid = await self._domid(domain)
+        for disk in domain.config.disks:
+            await self._context.xen.attach_disk(domid, disk.vdev, disk.minor)
+        if refusals := usable(domain.config.disks, await disks_now(self._context, domain), self._context.node):
+            raise Refused.of(joined(refusals))
+
+    async def _unpause(self, domain: DomainDesired) -> None:
+        await self._context.xen.unpause(await self._domid(domain))
+
+    async def _domid(self, domain: DomainDesired) -> int:
+        """Raises DriverError("DomainGone")."""
+        known = self._context.observer.state.domains.values()
+        for one in (*known, *await own_domains(self._context, domain)):
+            if one.kind == "main" and one.uuid is not None and one.uuid.lower() == domain.uid.lower():
+                return one.domid
+        raise DriverError("DomainGone", f"the copy of {domain.name} is not on {self._context.node} any more")
+
+    def _event(self, operation: Operation) -> asyncio.Event:
+        return self._stop.setdefault(operation.id, asyncio.Event())
+
+
+def _body(request: OperationRequest) -> MigrateReceive:
+    assert isinstance(request.body, MigrateReceive)
+    return request.body
+
+
+async def _inbound(connection: Connection, process: PipedProcess, meter: Meter) -> None:
+    """From the source to the receiver; the headers are read on the way. Backpressure: one piece at a time."""
+    stream = SenderStream()
+    try:
+        while data := await connection.reader.read(CHUNK):
+            stream.feed(data)
+            meter.take(stream, now=stream.go)
+            await process.stdio.write(data)
+    finally:
+        with contextlib.suppress(OSError):
+            await process.stdio.close_write()
+
+
+async def _outbound(connection: Connection, process: PipedProcess) -> None:
+    """From the receiver to the source. A broken connection does not stop the reading: the receiver must not block."""
+    broken = False
+    while data := await process.stdio.read(CHUNK):
+        if broken:
+            continue
+        try:
+            connection.writer.write(data)
+            await connection.writer.drain()
+        except OSError:
+            broken = True
+
+
+async def _hear(process: PipedProcess, words: deque[str]) -> None:
+    async for line in process.stderr():
+        if line.strip():
+            words.append(line.strip())
