@@ -15,8 +15,8 @@ from typing import Any
 import devcluster
 import pytest
 import yaml
+from api_objects import PROJECT, kubectl
 from click.testing import CliRunner, Result
-from conftest import PROJECT, kubectl
 
 from kubectl_xen.main import main
 
