@@ -55,7 +55,7 @@ def parse_config(path: str, text: str) -> tuple[tuple[ResConfig, ...], tuple[str
             if len(words) != 2:
                 raise Unreadable(f"{path}: a resource needs one name, not {' '.join(words[1:])!r}")
             found = _Collected()
-            _collect(path, tokens, found)
+            _collect(path, tokens, found, level=1)
             resources.append(found.config(words[1], path, owner))
         else:
             _skip(path, tokens)
@@ -109,7 +109,9 @@ def _skip(path: str, tokens: Iterator[tuple[str, bool]]) -> None:
     raise Unreadable(f"{path}: ends in the middle of a section")
 
 
-def _collect(path: str, tokens: Iterator[tuple[str, bool]], found: _Collected) -> None:
+def _collect(path: str, tokens: Iterator[tuple[str, bool]], found: _Collected, level: int) -> None:
+    if level > 8:
+        raise Unreadable(f"{path}: sections nested deeper than drbd.conf knows")
     for words, opens in _statements(path, tokens, depth=1):
         if opens:
             if words[0] in ("on", "stacked-on-top-of"):
@@ -117,7 +119,7 @@ def _collect(path: str, tokens: Iterator[tuple[str, bool]], found: _Collected) -
             if words[0] == "floating":
                 found.ports |= _ports(path, words)
             if words[0] in ("on", "volume", "floating", "stacked-on-top-of", "connection"):
-                _collect(path, tokens, found)
+                _collect(path, tokens, found, level + 1)
             else:
                 _skip(path, tokens)
         elif words[0] == "device":
