@@ -42,6 +42,8 @@ BODY_LIMIT = 1 << 20  # bytes; the largest request is a domain's configuration
 DRAIN_SECONDS = 10.0
 
 M = TypeVar("M", bound=BaseModel)
+ABOUT: web.RequestKey[dict[str, object]] = web.RequestKey("about", dict)  # for the log line
+REFUSED: web.RequestKey[dict[str, object]] = web.RequestKey("refused", dict)
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -121,8 +123,8 @@ class Server:
             self._running.discard(task)
         if request.method != "GET":
             seconds = round(self._context.host.now() - begun, 3)
-            self._context.log(method=request.method, path=request.path, **request.get("about", {})).info(
-                "request", status=status, seconds=seconds, **request.get("refused", {})
+            self._context.log(method=request.method, path=request.path, **request.get(ABOUT, {})).info(
+                "request", status=status, seconds=seconds, **request.get(REFUSED, {})
             )
         return response
 
@@ -209,7 +211,7 @@ class Server:
         return _model(await self._context.domains.preflight(await _body(request, PreflightRequest)))
 
     def _promise(self, request: web.Request, term: int, subject: str, **about: object) -> None:
-        request["about"] = {"object": subject, "term": term, **about}
+        request[ABOUT] = {"object": subject, "term": term, **about}
         self._promises.promise(self._context, term)
 
 
@@ -285,7 +287,7 @@ def _model(model: BaseModel) -> web.Response:
 
 
 def _refuse(request: web.Request, status: int, refusal: Refusal) -> tuple[int, web.Response]:
-    request["refused"] = refusal.model_dump()
+    request[REFUSED] = refusal.model_dump()
     return status, _refusal(status, refusal.reason, refusal.message)
 
 
