@@ -41,7 +41,7 @@ Role = Literal["Primary", "Secondary", "Unknown"]
 Disk = Literal[
     "Diskless", "Attaching", "Detaching", "Failed", "Negotiating", "Inconsistent", "Outdated", "DUnknown",
     "Consistent", "UpToDate",
-]
+]  # fmt: skip
 Connection = Literal[
     "StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure", "ProtocolError",
     "TearDown", "Connecting", "Connected",
