@@ -12,7 +12,7 @@ import fnmatch
 import posixpath
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from agent.drivers import drbd_config
@@ -110,8 +110,16 @@ class Drbd:
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[DrbdEvent]]:
-        """Changes as they come, after a dump that the event of object "-" ends. Use it as a bell: read `snapshot`."""
-        async with self._host.follow(["drbdsetup", "events2"]) as lines:
+        """Changes as they come, after a dump that the event of object "-" ends. Use it as a bell: read `snapshot`.
+
+        It ends when drbdsetup does (the module was unloaded, the process killed): start again, with a pause.
+        Raises DriverError("ToolMissing"), Unreadable.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                lines = await stack.enter_async_context(self._host.follow(["drbdsetup", "events2"]))
+            except FileNotFoundError as error:
+                raise DriverError("ToolMissing", "drbdsetup is not installed on this host") from error
 
             async def parsed() -> AsyncIterator[DrbdEvent]:
                 async for line in lines:

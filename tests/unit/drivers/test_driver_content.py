@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from scripted import Answer, ScriptedHost
@@ -72,6 +73,15 @@ async def test_mkfs_is_never_forced() -> None:
         "mkfs.ext4 -q /dev/drbd1",
         "mkfs.xfs -q /dev/drbd1",
     ]
+
+
+@pytest.mark.parametrize(("filesystem", "force"), [("ext4", "-F"), ("xfs", "-f")])
+async def test_only_what_this_operation_left_half_made_is_overwritten(
+    filesystem: Literal["ext4", "xfs"], force: str
+) -> None:
+    host = ScriptedHost({f"mkfs.{filesystem}": (0, "", "")})
+    await Content(host).mkfs(DEVICE, filesystem, over_own=True)
+    assert host.commands == [f"mkfs.{filesystem} -q {force} /dev/drbd1"]
 
 
 async def test_an_image_that_does_not_fit_is_said_so() -> None:

@@ -444,6 +444,13 @@ async def test_events_are_followed() -> None:
     assert seen[1].resource == "a"
 
 
+async def test_events_without_the_tool_are_said_so() -> None:
+    with pytest.raises(DriverError) as caught:
+        async with Drbd(ScriptedHost(), "8.4").events():
+            pass
+    assert caught.value.reason == "ToolMissing"
+
+
 # --- changes --------------------------------------------------------------------------------------------------------
 
 
