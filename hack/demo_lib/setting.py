@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import bootstrap
+
 from demo_lib.kube import SYSTEM
 from demo_lib.processes import Child, Processes
 
