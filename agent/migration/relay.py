@@ -118,14 +118,11 @@ def client_context(certificate: str, key: str, authority: str) -> ssl.SSLContext
     return context
 
 
-def peer_uris(certificate: Any) -> list[str]:
-    """The URIs of a certificate's subjectAltName, as `getpeercert()` gives it."""
-    return [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
-
-
 def require_node(certificate: Any, node: str) -> None:
-    """Raises PermissionError unless the certificate is that node's agent's."""
-    if f"xentandem:agent:{node}" not in (uris := peer_uris(certificate)):
+    """Raises PermissionError unless the certificate (as `getpeercert()` gives it) is that one node's agent's."""
+    names = (certificate or {}).get("subjectAltName", ())
+    uris = [value for kind, value in names if kind == "URI"]
+    if uris != [f"xentandem:agent:{node}"]:
         raise PermissionError(f"the other side's certificate is of {', '.join(uris) or 'nobody'}, expected {node}")
 
 
@@ -171,6 +168,8 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float) -> None:
     poll = select.poll()
     waiting = memoryview(b"")  # read from xl, not yet sent
     moved_at = time.monotonic()
+    if not _receive(sock, progress):  # what came with the answer to the first line is in TLS's own buffer by now
+        return
     while True:
         poll.register(sock, select.POLLIN | (select.POLLOUT if waiting else 0))
         if waiting:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from dataclasses import dataclass
 from typing import Any
 
-from agent.core import Context, Refused, TlsFiles, within
-from agent.migration.relay import client_context, peer_uris, require_node, tune
+from agent.core import Context, Refused, within
+from agent.migration.relay import tune
 from agent.migration.source import Send
 from agent.migration.target import Connection, Receive
-from agent.protocol import AGENT_URI_PREFIX
+from agent.tls import TlsError, client_context, peer_node, server_context
 
 STREAM_LIMIT = 60.0  # seconds: a shorter cut of the link does not end a migration
 LINE_LIMIT = 4096
@@ -79,11 +78,11 @@ class Relocation:
             self._server = await asyncio.start_server(
                 self._serve,
                 *where,
-                ssl=_server_context(self._context.tls),
+                ssl=server_context(self._context.tls),
                 ssl_handshake_timeout=FIRST_LINE_SECONDS,
                 limit=BUFFER,
             )
-        except OSError as error:
+        except (OSError, TlsError) as error:
             log.error("relocation cannot listen", problem=str(error))
             return False
         log.info("relocation listens", bound=self.port)
@@ -132,12 +131,12 @@ class Relocation:
         return await within(self._context.host, FIRST_LINE_SECONDS, self._tell(node, address, port, question))
 
     async def _tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
-        tls = self._context.tls
-        context = client_context(str(tls.certificate), str(tls.key), str(tls.authority))
-        reader, writer = await asyncio.open_connection(address, port, ssl=context, limit=LINE_LIMIT)
+        tls = client_context(self._context.tls)
+        reader, writer = await asyncio.open_connection(address, port, ssl=tls, limit=LINE_LIMIT)
         self._writers.add(writer)
         try:
-            require_node(writer.get_extra_info("peercert"), node)
+            if (who := peer_node(writer.get_extra_info("peercert"))) != node:
+                raise ConnectionError(f"{address}:{port} is {who or 'no agent'}, expected {node}")
             writer.write(json.dumps({"version": 1, **question}).encode() + b"\n")
             await writer.drain()
             answer = json.loads(await reader.readline())
@@ -152,7 +151,7 @@ class Relocation:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        node = _node_of(writer)
+        node = peer_node(writer.get_extra_info("peercert")) or ""
         log = self._context.log(peer=str(writer.get_extra_info("peername")), peer_node=node)
         try:
             try:
@@ -194,23 +193,6 @@ class Relocation:
         connection = Connection(reader, writer)
         expected.connected.set_result(connection)
         return connection
-
-
-def _server_context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(files.certificate, files.key)
-    context.load_verify_locations(files.authority)
-    return context
-
-
-def _node_of(writer: asyncio.StreamWriter) -> str:
-    """The node whose agent's certificate the client has shown; "" when it is not an agent's."""
-    for uri in peer_uris(writer.get_extra_info("peercert")):
-        if uri.startswith(AGENT_URI_PREFIX):
-            return uri.removeprefix(AGENT_URI_PREFIX)
-    return ""
 
 
 def _parse(line: bytes) -> dict[str, Any]:

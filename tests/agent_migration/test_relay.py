@@ -1,0 +1,389 @@
+"""The relay as xl starts it: a process of its own, between two pipes and a TLS endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.core import TlsFiles
+from agent.migration.relay_files import RelayFiles
+from agent.migration.stream import BANNER, GO, READY, REPORT
+from agent.pki import create_authority, issue_agent, issue_controller
+from agent.tls import peer_node, server_context
+from tests.agent_migration.streams import stream
+
+OPERATION = "move-1"
+WHOLE = stream([[list(range(n, n + 64)) for n in range(0, 1024, 64)], [[3, 4, 900]]], total=1024)
+Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Target = Callable[[Reader, Writer], Awaitable[None]]
+LIMIT = 20.0
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
+    folder = tmp_path_factory.mktemp("pki")
+    ours, theirs = create_authority(folder / "ca"), create_authority(folder / "other")
+    return {
+        "mk1": issue_agent(ours, "mk1", folder / "mk1"),
+        "mk2": issue_agent(ours, "mk2", folder / "mk2"),
+        "controller": issue_controller(ours, folder / "controller"),
+        "stranger": issue_agent(theirs, "mk2", folder / "stranger"),
+    }
+
+
+class Rig:
+    """One relay, the pipes to it, and the folder with its files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = RelayFiles(folder / "relay")
+        self.settings: dict[str, Any] = {}
+
+    async def start(self, port: int, files: TlsFiles, *, limit: float = LIMIT, target: str = "mk2") -> None:
+        self.files.write(
+            OPERATION,
+            {
+                "operation": OPERATION,
+                "address": "127.0.0.1",
+                "port": port,
+                "target": target,
+                "certificate": str(files.certificate),
+                "key": str(files.key),
+                "authority": str(files.authority),
+                "progress": str(self.files.progress_path(OPERATION)),
+                "limit": limit,
+            },
+        )
+        pipe = asyncio.subprocess.PIPE
+        command = self.files.command(OPERATION)
+        self.process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/")
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.xl_in, self.xl_out = self.process.stdin, self.process.stdout
+
+    async def end(self) -> tuple[int, str]:
+        assert self.process.stderr is not None
+        words = await asyncio.wait_for(self.process.stderr.read(), LIMIT)
+        return await asyncio.wait_for(self.process.wait(), LIMIT), words.decode()
+
+    @property
+    def passed(self) -> Any:
+        return self.files.progress(OPERATION)
+
+    async def until(self, condition: Callable[[Any], bool]) -> Any:
+        end = time.monotonic() + LIMIT
+        while not condition(self.passed):
+            assert time.monotonic() < end, f"not reached: {self.passed}"
+            await asyncio.sleep(0.005)
+        return self.passed
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    if rig.process.returncode is None:
+        rig.process.kill()
+    await rig.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def endpoint(files: TlsFiles, behave: Target) -> AsyncIterator[int]:
+    failures: list[BaseException] = []
+
+    async def serve(reader: Reader, writer: Writer) -> None:
+        try:
+            await behave(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        except BaseException as error:
+            failures.append(error)
+            raise
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context(files))
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+    assert not failures
+
+
+async def accept(reader: Reader, writer: Writer) -> None:
+    assert json.loads(await reader.readline()) == {"version": 1, "kind": "stream", "operation": OPERATION}
+    writer.write(b'{"accepted": true}\n' + BANNER)
+
+
+async def receive(reader: Reader, writer: Writer, *, result: int = 0) -> bytes:
+    """A receiver that works: takes the stream, says ready, takes the permission, reports."""
+    await accept(reader, writer)
+    taken = await reader.readexactly(len(WHOLE) - len(GO))
+    writer.write(READY)
+    taken += await reader.readexactly(len(GO))
+    writer.write(REPORT + bytes([result]))
+    await writer.drain()
+    await reader.read()  # until the relay ends
+    return taken
+
+
+async def test_a_whole_migration_passes_unchanged_and_is_seen(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    taken: list[bytes] = []
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        assert peer_node(writer.get_extra_info("peercert")) == "mk1"
+        taken.append(await receive(reader, writer))
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        assert await rig.xl_out.readexactly(len(BANNER)) == BANNER
+        rig.xl_in.write(WHOLE[: -len(GO)])
+        assert await rig.xl_out.readexactly(len(READY)) == READY
+        before = rig.passed
+        assert (before.stage, before.go, before.ready, before.report) == ("sent", False, True, None)
+        rig.xl_in.write(GO)
+        assert await rig.xl_out.readexactly(len(REPORT) + 1) == REPORT + b"\0"
+        assert rig.passed.report == 0  # recorded before xl could read it
+        rig.xl_in.close()
+        assert await rig.end() == (0, "")
+    assert taken == [WHOLE]
+    last = rig.passed
+    assert (last.pages, last.pages_total, last.round, last.bytes) == (1027, 1024, 1, len(WHOLE))
+    assert last.go
+    assert last.ended == "closed"
+    assert rig.files.settings_path(OPERATION).stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_permission_is_recorded_before_it_is_on_the_wire(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    at_arrival: list[bool] = []
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        await reader.readexactly(len(WHOLE))
+        at_arrival.append(rig.passed.go)
+        await reader.read()
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        rig.xl_in.write(WHOLE)
+        await rig.until(lambda passed: bool(at_arrival))
+        rig.process.kill()
+    assert at_arrival == [True]
+
+
+async def test_a_permission_that_cannot_be_recorded_is_not_sent(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    got = bytearray()
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        while data := await reader.read(1 << 16):
+            got.extend(data)
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        rig.xl_in.write(WHOLE[: -len(GO)])
+        await rig.until(lambda passed: passed.stage == "sent")
+        temporary = rig.files.progress_path(OPERATION).with_name(f"{OPERATION}.progress.new")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        temporary.mkdir()  # what a full or broken disk does to the next write
+        rig.xl_in.write(GO)
+        assert (await rig.end())[0] != 0
+    assert bytes(got) == WHOLE[: -len(GO)]
+    assert not rig.passed.go
+
+
+@pytest.mark.parametrize("result", [1, 255])
+async def test_a_bad_report_is_passed_on_as_it_is(rig: Rig, certificates: dict[str, TlsFiles], result: int) -> None:
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await receive(reader, writer, result=result)
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        rig.xl_in.write(WHOLE)
+        talk = await rig.xl_out.readexactly(len(BANNER + READY + REPORT) + 1)
+        rig.xl_in.close()
+        await rig.end()
+    assert talk[-1] == result
+    assert rig.passed.report == result
+
+
+async def test_a_refusal_of_the_target_is_told(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await reader.readline()
+        writer.write(b'{"accepted": false, "reason": "NotExpected", "message": "mk2 expects nothing"}\n')
+        await writer.drain()
+        await reader.read()
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        status, words = await rig.end()
+    assert status == 3
+    assert "mk2 refused: mk2 expects nothing" in words
+    assert rig.passed.refused is not None
+    assert rig.passed.refused.reason == "NotExpected"
+    assert not rig.passed.go
+
+
+@pytest.mark.parametrize("who", ["mk1", "stranger"], ids=["another node of ours", "the right name of another CA"])
+async def test_only_the_targets_own_certificate_is_trusted(
+    rig: Rig, certificates: dict[str, TlsFiles], who: str
+) -> None:
+    lines: list[bytes] = []
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        lines.append(await reader.readline())
+
+    async with endpoint(certificates[who], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        status, words = await rig.end()
+    assert status == 2
+    assert "cannot reach mk2" in words
+    assert not any(lines)  # not even the operation's id was said
+
+
+async def test_nobody_there(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    async with endpoint(certificates["mk2"], accept) as port:
+        pass
+    await rig.start(port, certificates["mk1"])
+    status, words = await rig.end()
+    assert status == 2
+    assert f"127.0.0.1:{port}" in words
+
+
+@pytest.mark.parametrize("cut_after", [0, 40, 100, 5000, 1_000_000, len(WHOLE) - len(GO) - 1])
+async def test_a_target_that_goes_away_ends_the_relay(
+    rig: Rig, certificates: dict[str, TlsFiles], cut_after: int
+) -> None:
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        await reader.readexactly(cut_after)
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        with contextlib.suppress(ConnectionError):
+            rig.xl_in.write(WHOLE[: -len(GO)])
+            await rig.xl_in.drain()
+        status, _ = await rig.end()
+    assert status == 1
+    assert not rig.passed.go
+    assert rig.passed.report is None
+
+
+async def test_an_xl_that_goes_away_ends_the_relay_and_the_stream(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    ended = asyncio.Event()
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while await reader.read(1 << 16):
+                pass
+        ended.set()
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        rig.xl_in.write(WHOLE[:100_000])
+        await rig.until(lambda passed: passed.bytes == 100_000)
+        rig.xl_in.close()
+        assert (await rig.end())[0] == 1
+        await asyncio.wait_for(ended.wait(), LIMIT)
+
+
+async def test_a_target_that_reads_no_more_is_given_up_after_the_limit(
+    rig: Rig, certificates: dict[str, TlsFiles]
+) -> None:
+    leave = asyncio.Event()
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await leave.wait()
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"], limit=1.0)
+        began = time.monotonic()
+        feeding = asyncio.ensure_future(_feed(rig, b"\xa5" * (64 << 20)))
+        status, words = await rig.end()
+        feeding.cancel()
+        leave.set()
+    assert status == 1
+    assert "nothing moved for 1 s" in words or "timed out" in words.lower()
+    assert time.monotonic() - began >= 1.0
+
+
+async def _feed(rig: Rig, data: bytes) -> None:
+    head = WHOLE[: len(WHOLE) // 2]
+    with contextlib.suppress(ConnectionError):
+        rig.xl_in.write(head + data)
+        await rig.xl_in.drain()
+
+
+async def test_a_pause_shorter_than_the_limit_is_survived(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    paused, taken = asyncio.Event(), bytearray()
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(1.5)  # the cut: longer than the relay's own writing interval, shorter than the limit
+        paused.set()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        taken.extend(await reader.readexactly(len(WHOLE) - len(GO)))
+        writer.write(READY)
+        taken.extend(await reader.readexactly(len(GO)))
+        writer.write(REPORT + b"\0")
+        await reader.read()
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"], limit=15.0)
+        rig.xl_in.write(WHOLE)
+        await rig.until(lambda passed: passed.report == 0)
+        rig.xl_in.close()
+        assert (await rig.end())[0] == 0
+    assert paused.is_set()
+    assert bytes(taken) == WHOLE
+
+
+async def test_large_streams_arrive_byte_for_byte(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    """64 MiB of random pages; the relay counts them from the headers and changes nothing."""
+    noise = os.urandom(4096)
+    batches = [list(range(n, n + 1024)) for n in range(0, 16384, 1024)]
+    data = stream([batches], total=16384, fill=noise[:1], go=False).replace(noise[:1] * 4096, noise)
+    digest = hashlib.sha256()
+
+    async def behave(reader: Reader, writer: Writer) -> None:
+        await accept(reader, writer)
+        left = len(data)
+        while left and (piece := await reader.read(1 << 20)):
+            digest.update(piece)
+            left -= len(piece)
+        writer.write(READY)
+        await reader.read()
+
+    async with endpoint(certificates["mk2"], behave) as port:
+        await rig.start(port, certificates["mk1"])
+        rig.xl_in.write(data)
+        passed = await rig.until(lambda passed: passed.ready)
+        rig.xl_in.close()
+        await rig.end()
+    assert digest.digest() == hashlib.sha256(data).digest()
+    assert (passed.pages, passed.round, passed.stage) == (16384, 0, "sent")
+
+
+def test_the_relay_starts_with_little() -> None:
+    """xl waits for it while the operation runs: no framework may creep into its imports."""
+    code = (
+        "import agent.migration.relay, sys; print([m for m in ('asyncio', 'pydantic', 'inspect') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert said.stdout.strip() == "[]"
