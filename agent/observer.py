@@ -1,16 +1,17 @@
 """What is: HostState, kept by pushes where the tools push and by polling where they do not.
 
 Sources: DRBD by `drbdsetup events2` (a bell; then read with `--now`), its percent by polling only while a resync runs;
-domains by `xl list` every second, five times as often while an operation runs; LVM after own changes and every 30 s;
-the host's facts every 10 s. A probe that fails leaves its last values and says so in `problems`: unreadable is never
-absent. Whoever needs a fact to act on calls a `read_*` method, which asks the tool now and raises when it cannot.
+domains by a xenstore watch in the same way, and by `xl list` every second, five times as often while an operation
+runs, because xenstore does not tell of a pause; LVM after own changes and every 30 s; the host's facts every 10 s. A
+probe that fails leaves its last values and says so in `problems`: unreadable is never absent. Whoever needs a fact to act on calls a `read_*` method, which asks the tool now and raises when it cannot.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.core import AGENT_VERSION, Context, within
@@ -44,6 +45,7 @@ SYNC_SECONDS = 0.5
 DOMAIN_SECONDS = 1.0
 BUSY_DOMAIN_SECONDS = 0.2
 RETRY_SECONDS = 1.0
+BELL_RETRY_SECONDS = 5.0
 GENERATIONS_AT_ONCE = 4
 _SYNCING = ("Sync", "Verify", "WFBitMap", "Starting", "Paused")
 
@@ -65,7 +67,8 @@ class Observer:
         self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
         self._asked = 0
         self._taken: dict[str, int] = {}  # by probe: which asking the state has the answer of
-        self._ring = Flag()
+        self._drbd_ring = Flag()
+        self._domain_ring = Flag()
         self._stale_generations: set[str] = set()
         self._generation_gate = asyncio.Semaphore(GENERATIONS_AT_ONCE)
         state = HostState(
@@ -170,7 +173,8 @@ class Observer:
         )
         for name, loop in (
             ("drbd", self._keep_drbd()),
-            ("drbd bell", self._listen_to_drbd()),
+            ("drbd bell", self._listen(self._context.drbd.events, self._drbd_ring)),
+            ("domain bell", self._listen(self._context.xen.changes, self._domain_ring)),
             ("domains", self._keep_domains()),
             ("lvm", self._keep(LVM_SECONDS, self._read_storage)),
             ("facts", self._keep(FACTS_SECONDS, self._read_facts)),
@@ -189,30 +193,33 @@ class Observer:
     async def _keep_domains(self) -> None:
         while True:
             busy = any(operation.outcome is None for operation in self.state.operations.values())
-            await self._context.host.sleep(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
+            await self._wait_for_ring(self._domain_ring, BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
             await self._try(self.read_domains())
+
+    async def _wait_for_ring(self, ring: Flag, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await within(self._context.host, seconds, ring.take())
 
     async def _keep_drbd(self) -> None:
         while True:
-            pause = SYNC_SECONDS if self._syncing() else DRBD_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await within(self._context.host, pause, self._ring.take())
+            await self._wait_for_ring(self._drbd_ring, SYNC_SECONDS if self._syncing() else DRBD_SECONDS)
             if not await self._try(self.read_drbd()):
                 await self._context.host.sleep(RETRY_SECONDS)
-                self._ring.set()
+                self._drbd_ring.set()
 
-    async def _listen_to_drbd(self) -> None:
+    async def _listen(self, bell: Callable[[], AbstractAsyncContextManager[AsyncIterator[object]]], ring: Flag) -> None:
+        """Ring for every line of a command that tells of changes; started again when it ends."""
         while True:
             try:
-                async with self._context.drbd.events() as events:
-                    async for _ in events:
-                        self._ring.set()
+                async with bell() as lines:
+                    async for _ in lines:
+                        ring.set()
                 said = "the command ended"
             except (DriverError, CommandTimedOut, OSError) as error:
                 said = str(error)
-            self._context.log().warning("drbdsetup events2 ended; started again", problem=said)
-            await self._context.host.sleep(RETRY_SECONDS)
-            self._ring.set()
+            self._context.log().warning("no pushes; polling goes on", source=bell.__qualname__, problem=said)
+            await self._context.host.sleep(BELL_RETRY_SECONDS)
+            ring.set()
 
     def _syncing(self) -> bool:
         return any(one.peer is not None and one.peer.replication.startswith(_SYNCING) for one in self._drbd.values())

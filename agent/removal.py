@@ -11,6 +11,7 @@ from agent.drivers.lvm import RETAINED_TAG
 from agent.guards import RoleFacts, no_domain_uses
 from agent.protocol import LogicalVolumeState, VolumeRemoval
 from agent.records import VolumeRecord
+from agent.vm_records import VmRecord
 
 if TYPE_CHECKING:
     from agent.volumes import Volumes
@@ -70,6 +71,12 @@ class Removal:
     async def _check_unused(self, resource: str, record: VolumeRecord) -> None:
         if busy := self._context.operations.running(record.desired.uid):
             raise Refused("InUse", f"operation {busy[0].id} ({busy[0].state.kind}) works on {resource}")
+        for _, value in self._context.journal.items("vms"):
+            vm = VmRecord.model_validate(value)
+            if vm.granted and vm.wants_domain and any(disk.resource == resource for disk in vm.desired.config.disks):
+                raise Refused(
+                    "InUse", f"{resource} is a disk of {vm.desired.name}, which shall run here; stop it first"
+                )
         kernel = (await self._context.observer.read_drbd()).get(resource)
         if kernel is None:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from agent.core import Context, Refused
@@ -277,10 +278,10 @@ class Volumes:
     # --- roles ----------------------------------------------------------------------------------------------------
 
     async def _promote(self, resource: str, record: VolumeRecord) -> None:
-        kernel = await self._kernel(resource)
-        if kernel is not None and kernel.role == "Primary":
+        facts = await self._role_facts(resource)
+        if facts.kernel is not None and facts.kernel.role == "Primary":
             return
-        require(PROMOTE, RoleFacts(resource, self._context.node, kernel, readable=True))
+        require(PROMOTE, facts)
         await self._context.drbd.primary(resource, record.desired.minor)
         if (await self._reread(resource)).role != "Primary":
             raise Refused("NotConfirmed", f"{resource} is not Primary after drbdsetup primary")
@@ -293,22 +294,22 @@ class Volumes:
         leaving: frozenset[int] = frozenset(),
         patience: float = 5.0,
     ) -> None:
-        kernel = await self._kernel(resource)
-        if kernel is not None and kernel.role == "Secondary":
+        facts = await self._role_facts(resource)
+        if facts.kernel is not None and facts.kernel.role == "Secondary":
             return
         domains = await _or_none(self._context.observer.read_domains())
-        facts = RoleFacts(resource, self._context.node, kernel, readable=True, domains=domains, leaving=leaving)
-        require(DEMOTE, facts)
+        require(DEMOTE, replace(facts, domains=domains, leaving=leaving))
         await self._context.drbd.secondary(resource, record.desired.minor, patience=patience)
         if (await self._reread(resource)).role != "Secondary":
             raise Refused("NotConfirmed", f"{resource} is not Secondary after drbdsetup secondary")
         self._context.log(object=resource).info("demoted")
 
-    async def _kernel(self, resource: str) -> DrbdResource | None:
-        return (await self._context.observer.read_drbd()).get(resource)
+    async def _role_facts(self, resource: str) -> RoleFacts:
+        seen = await _or_none(self._context.observer.read_drbd())
+        return RoleFacts(resource, self._context.node, (seen or {}).get(resource), readable=seen is not None)
 
     async def _reread(self, resource: str) -> DrbdResource:
-        kernel = await self._kernel(resource)
+        kernel = (await self._context.observer.read_drbd()).get(resource)
         if kernel is None:
             raise Refused("NotConfirmed", f"{resource} is not in the kernel's DRBD after the command succeeded")
         return kernel

@@ -1,15 +1,17 @@
 """Xen on one host, by xl.
 
 Commands: `xl list -v|info|create|destroy|shutdown|pause|unpause|rename|migrate|migrate-receive|resume` (xl(1)),
-`xenstore-ls -f`, `xenstore-write`, agent/scripts/xentandem-resume. Files: /sys/bus/xen-backend/devices, /sys/class/net,
-/proc/cpuinfo, /sys/module/drbd/parameters. xl's exit status of pause, unpause and resume is always 0, so the
-domain is looked at afterwards; every failure of a migration is exit 1, so its words prove no state.
+`xenstore-ls -f`, `xenstore-write`, `xenstore-watch`, agent/scripts/xentandem-resume. Files:
+/sys/bus/xen-backend/devices, /sys/class/net, /proc/cpuinfo, /sys/module/drbd/parameters. xl's exit status of pause,
+unpause and resume is always 0, so the domain is looked at afterwards; every failure of a migration is exit 1, so its
+words prove no state.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent.drivers.errors import DriverError, Unreadable, read, run, run_ok, said
@@ -65,6 +67,12 @@ class Xen:
             )
             for domain in domains
         )
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[str]]:
+        """A line whenever a domain comes, shuts down or goes: a bell, then read `domains`. Not when one is paused."""
+        async with self._host.follow(["xenstore-watch", "@introduceDomain", "@releaseDomain"]) as lines:
+            yield lines
 
     async def info(self) -> XenInfo:
         """Raises Unreadable, CommandTimedOut."""
