@@ -125,7 +125,7 @@ class Guest:
         if self._booted:
             asyncio.get_running_loop().call_soon(self._act)
         if not self._waiting:
-            self._wait(self._interval() if self._booted else self.domain.xen.settings.boot)
+            self._wait(self.interval() if self._booted else self.domain.xen.settings.boot)
 
     def _wait(self, seconds: float) -> None:
         self._waiting = True
@@ -136,7 +136,7 @@ class Guest:
         self._waiting = False
         self._act()
         if self.domain.running:
-            self._wait(self._interval())
+            self._wait(self.interval())
 
     def _act(self) -> None:
         if not self.domain.running:
@@ -151,7 +151,8 @@ class Guest:
             if vbd is not None and vbd.disk.access == "w":
                 self._busy = self.domain.xen.tasks.start(self._record(vbd), f"guest {self.domain.domid} writes")
 
-    def _interval(self) -> float:
+    def interval(self) -> float:
+        """Seconds to its next turn: longer when many guests share the simulation."""
         settings = self.domain.xen.settings
         crowd = Wheel.of(self.domain.xen.host.simulation).load / settings.records_per_second
         return max(settings.record_interval, crowd) * self._random.uniform(0.9, 1.1)

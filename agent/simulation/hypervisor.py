@@ -61,13 +61,14 @@ class StreamFault:
 
 
 class Domain:
-    """One domain of a host. Its name is what xenstore says: gone (None) once it is being destroyed."""
+    """One domain of a host. `name` is what xenstore says: gone (None) once it is being destroyed."""
 
     def __init__(self, xen: Xen, domid: int, spec: DomainSpec, uuid: str) -> None:
         self.xen = xen
         self.domid = domid
         self.uuid = uuid
         self.spec = spec
+        self.name: str | None = None
         self.pauses = 1  # a new domain is paused until its toolstack lets it go
         self.shutdown: int | None = None
         self.dying = False
@@ -85,10 +86,6 @@ class Domain:
     @property
     def path(self) -> str:
         return f"/local/domain/{self.domid}"
-
-    @property
-    def name(self) -> str | None:
-        return self.xen.store.read(f"{self.path}/name")
 
     @property
     def running(self) -> bool:
@@ -247,12 +244,14 @@ class Xen:
         store.announce("@introduceDomain")
 
     def rename(self, domain: Domain, name: str) -> None:
+        domain.name = name
         self.store.write(f"{domain.path}/name", name)
         self.store.write(f"/vm/{domain.uuid}/name", name)
         self.host.truth.note(self.host.name, f"domain {domain.domid} is named {name}")
 
     def forget_paths(self, domain: Domain) -> None:
         """xenstore forgets the domain: from here on its name is (null)."""
+        domain.name = None
         self.store.remove(domain.path)
         if self.by_uuid(domain.uuid) in (None, domain):
             self.store.remove(f"/vm/{domain.uuid}")

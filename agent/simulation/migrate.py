@@ -21,6 +21,7 @@ from agent.simulation.xl_text import configuration
 MAX_ITERATIONS = 5
 TARGET_DIRTY = 50
 STATE_PAGE = 1  # the page number that carries GuestState; always among the dirty ones
+WINDOW = 2 * BATCH  # pages on their way: what pipes and sockets hold while the receiver is busy
 CHILD_PATIENCE = 2.0  # seconds that xl waits for its transport to end
 
 FAILED_BADLY = (
@@ -33,15 +34,20 @@ FAILED_BADLY = (
 )
 
 
-class Moves:
-    """Which host receives which domain now, so that the sender's pages take the time of that link."""
+class Move:
+    """What the receiving side tells of itself within the simulation: in place of the link and of TCP's window."""
 
-    _of: weakref.WeakKeyDictionary[Simulation, dict[str, str]] = weakref.WeakKeyDictionary()
+    def __init__(self, host: str) -> None:
+        self.host = host  # name of the receiving host
+        self.pages = 0  # received so far
 
-    @classmethod
-    def of(cls, simulation: Simulation) -> dict[str, str]:
-        """uuid -> name of the receiving host."""
-        return cls._of.setdefault(simulation, {})
+
+_moves: weakref.WeakKeyDictionary[Simulation, dict[str, Move]] = weakref.WeakKeyDictionary()
+
+
+def moves(simulation: Simulation) -> dict[str, Move]:
+    """The moves under way, by the domain's uuid."""
+    return _moves.setdefault(simulation, {})
 
 
 class _Cut(Exception):
@@ -59,6 +65,7 @@ class _CannotSave(Exception):
 async def send(process: Process, domain: Domain, ssh: str, host: str, receiver: Sequence[str]) -> int:
     """`xl migrate -s SSH DOMAIN HOST`: an empty SSH makes HOST the whole command. Returns xl's exit status."""
     rune = host if not ssh else " ".join(["exec", ssh, host, *receiver])
+    moves(process.host.simulation).pop(domain.uuid, None)
     child = process.spawn(["sh", "-c", rune], stdin=Pipe(), stdout=Pipe())
     sender = _Sender(process, domain, rune, child)
     try:
@@ -77,7 +84,8 @@ class _Sender:
         self.say = process.stderr.put
         self._rune = rune
         self._child = child
-        self._sent = 0
+        self._sent = 0  # bytes
+        self._sent_pages = 0
         self._fault, self.xen.stream_fault = self.xen.stream_fault, None
         self._pages = max(2, domain.memory_kib * 1024 // PAGE)
         self._round_began = 0.0
@@ -151,13 +159,13 @@ class _Sender:
         domain, paravirtual = self.domain, self.domain.spec.type == "pv"
         await self._write(save_format.libxl_header() + save_format.record(save_format.LIBXL_LIBXC_CONTEXT))
         self.say(f"xc: info: Saving domain {domain.domid}, type x86 {'PV' if paravirtual else 'HVM'}\n")
+        head = save_format.image_header(paravirtual, self.xen.settings.version[1])
+        head += save_format.static_records(paravirtual)
+        await self._write(head + (save_format.p2m_frames(self._pages) if paravirtual else b""))
         caps = self.xen.settings.virt_caps.split()
         if ("shadow" if paravirtual else "hap") not in caps:
             self.say("xc: error: Failed to enable logdirty: 95,22,0 (22 = Invalid argument): Internal error\n")
             raise self._save_failed("Invalid argument", 22, libxl.ERROR_GUEST_TIMEDOUT)
-        head = save_format.image_header(paravirtual, self.xen.settings.version[1])
-        head += save_format.static_records(paravirtual)
-        await self._write(head + (save_format.p2m_frames(self._pages) if paravirtual else b""))
         await self._precopy()
         await self._suspend()
         await self._round(self._dirtied())
@@ -188,8 +196,8 @@ class _Sender:
         for start in range(0, len(pages), BATCH):
             batch = pages[start : start + BATCH]
             contents = {pfn: self._page(pfn) for pfn in batch if pfn % every == STATE_PAGE % every}
-            await self._travel(len(batch) * (PAGE + 8))
             await self._write(save_format.page_data(batch, contents))
+            await self._travel(len(batch))
             if self.domain.gone:
                 self.say("xc: error: Failed to get types for pfn batch (3 = No such process): Internal error\n")
                 raise self._save_failed("No such process", 3, libxl.ERROR_FAIL)
@@ -200,14 +208,21 @@ class _Sender:
             return guest.state.page()
         return pfn.to_bytes(8, "little") * (PAGE // 8)
 
-    async def _travel(self, size: int) -> None:
-        """The time of so many bytes of guest memory on the link; waits while the cable is out."""
+    async def _travel(self, pages: int) -> None:
+        """The time of so many pages on the link. Waits while the cable is out, or the receiver is behind."""
         simulation, here = self.xen.host.simulation, self.xen.host.name
-        there = Moves.of(simulation).get(self.domain.uuid)
-        if there is None:  # the other end has not said its name yet
-            there = next((name for name in simulation.hosts if name != here), None)
-        if there is not None and there != here:
-            await simulation.transmit(here, there, size)
+        known = moves(simulation)
+        move = known.get(self.domain.uuid)
+        # Until the other end has said its name the pages go where they most likely will.
+        there = move.host if move is not None else next((name for name in simulation.hosts if name != here), here)
+        if there != here:
+            await simulation.transmit(here, there, pages * (PAGE + 8))
+        self._sent_pages += pages
+        if move is not None:
+            window = move
+            await simulation.changed.wait_until(
+                lambda: self._child.stdin.closed or self._sent_pages - window.pages <= WINDOW
+            )
 
     async def _suspend(self) -> None:
         domain = self.domain
@@ -243,8 +258,9 @@ class _Sender:
                 data = data[: max(0, self._fault.after - self._sent)]
                 await self._put(data)
                 self._cut(f"mid memory stream after {self._sent} bytes sent")
-            if message and self._fault.at == message:
-                self._cut(f"permission to go NOT delivered after {self._sent} bytes sent")
+            elif message and self._fault.at == message:
+                self._cut(f"permission to {message} NOT delivered after {self._sent} bytes sent")
+                return  # the transport took it, and did not pass it on
         await self._put(data)
 
     async def _put(self, data: bytes) -> None:
@@ -260,6 +276,7 @@ class _Sender:
         self.say(f"CUT: {what}\n")
         for process in tuple(self.process.session):
             if process is not self.process:
+                process.end(1)
                 process.kill()
         self._child.stdin.close_read()
         self._child.stdout.close_write()
@@ -271,9 +288,9 @@ class _Sender:
         except EOFError:
             self._truncated(what)
             return False
-        names = {save_format.READY: "ready", save_format.REPORT: "report"}
-        if self._fault is not None and self._fault.at == names.get(message):
-            self._cut(f"{names[message]} NOT delivered after {self._sent} bytes sent")
+        words = {save_format.READY: "receiver ready", save_format.REPORT: "report"}.get(message, "")
+        if self._fault is not None and words.endswith(self._fault.at) and words:
+            self._cut(f"{words} NOT delivered after {self._sent} bytes sent")
             self._truncated(what)
             return False
         if data != message:

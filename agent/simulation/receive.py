@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from agent.simulation import libxl, save_format
 from agent.simulation.hypervisor import Domain, Xen
-from agent.simulation.migrate import STATE_PAGE, Moves
+from agent.simulation.migrate import STATE_PAGE, Move, moves
 from agent.simulation.process import Process
 from agent.simulation.save_format import GuestState, StreamError
 from agent.simulation.xl_json import from_json
@@ -41,6 +41,7 @@ class _Receiver:
         self.say = process.stderr.put
         self._paused = paused
         self._sender = ""
+        self._move = Move(process.host.name)
 
     async def receive(self) -> int:
         self.say("migration target: Ready to receive domain.\n")
@@ -130,7 +131,7 @@ class _Receiver:
 
     def _find_sender(self, uuid: str) -> None:
         simulation, here = self.xen.host.simulation, self.xen.host.name
-        Moves.of(simulation)[uuid] = here
+        self._move = moves(simulation)[uuid] = Move(here)
         for name, host in simulation.hosts.items():
             if name != here and host.on and Xen.of(host).by_uuid(uuid) is not None:
                 self._sender = name
@@ -170,6 +171,8 @@ class _Receiver:
             if kind != save_format.PAGE_DATA:
                 continue
             pages, contents = save_format.parse_page_data(body)
+            self._move.pages += len(pages)
+            self.xen.host.simulation.changed.notify()
             before = len(seen)
             seen.update(pages)
             if not self.xen.allocate(domain, (len(seen) - before) * save_format.PAGE // 1024):

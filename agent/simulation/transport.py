@@ -27,6 +27,14 @@ async def shell(process: Process) -> int:
         words = words[1:]
     if not words:
         return 0
+    try:
+        return await _run(process, words)
+    finally:
+        process.stdin.close_read()
+        process.host.simulation.changed.notify()  # who waits for this transport looks again
+
+
+async def _run(process: Process, words: list[str]) -> int:
     if posixpath.basename(words[0]) == "ssh":
         return await _ssh(process, words[1:])
     if posixpath.basename(words[0]) in process.host.programs:
@@ -76,7 +84,6 @@ async def _real(process: Process, words: list[str]) -> int:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
-    process.stdin.close_read()
     return status
 
 

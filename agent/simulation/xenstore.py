@@ -24,7 +24,7 @@ class XenStore:
 
     def __init__(self) -> None:
         self._root = Node()
-        self._watchers: list[tuple[str, Watcher]] = []
+        self._watchers: dict[str, list[Watcher]] = {}  # by the path that is watched
 
     def read(self, path: str) -> str | None:
         node = self._find(path)
@@ -57,9 +57,9 @@ class XenStore:
             return False
         self._tell(path)
         below = path.rstrip("/") + "/"
-        for prefix, watcher in tuple(self._watchers):
-            if prefix.startswith(below):  # who watches a node below hears of its end too
-                watcher(prefix)
+        for watched in [watched for watched in self._watchers if watched.startswith(below)]:
+            for watcher in tuple(self._watchers.get(watched, ())):
+                watcher(watched)  # who watches a node below hears of its end too
         return True
 
     def prune(self, path: str) -> None:
@@ -82,9 +82,15 @@ class XenStore:
 
     def watch(self, path: str, watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` with the path of every change at or below `path`; the answer ends the watch."""
-        entry = (path.rstrip("/") or "/", watcher)
-        self._watchers.append(entry)
-        return lambda: self._watchers.remove(entry)
+        path = path.rstrip("/") or "/"
+        self._watchers.setdefault(path, []).append(watcher)
+
+        def stop() -> None:
+            self._watchers[path].remove(watcher)
+            if not self._watchers[path]:
+                del self._watchers[path]
+
+        return stop
 
     def _find(self, path: str) -> Node | None:
         node = self._root
@@ -96,9 +102,13 @@ class XenStore:
         return node
 
     def _tell(self, path: str) -> None:
-        for prefix, watcher in tuple(self._watchers):
-            if prefix in ("/", path) or path.startswith(prefix + "/"):
+        watched = path
+        while watched:
+            for watcher in tuple(self._watchers.get(watched, ())):
                 watcher(path)
+            watched = watched.rpartition("/")[0]
+        for watcher in tuple(self._watchers.get("/", ())):
+            watcher(path)
 
 
 def _parts(path: str) -> list[str]:

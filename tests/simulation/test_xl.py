@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,21 +10,33 @@ from pathlib import Path
 import pytest
 from xen_helpers import (
     NAME,
-    SAMPLES,
     UUID,
     SharedDisk,
+    config,
     create,
+    domain,
+    lines_of,
+    quick,
+    sample,
+    until,
     until_records,
+    words,
     xl,
 )
 
-from agent.drivers.xen_parse import parse_list
+from agent.drivers.xen_parse import parse_info, parse_list
 from agent.simulation.cluster import Hardware, Simulation
+from agent.simulation.host import SimulatedHost
+from agent.simulation.hypervisor import SUSPEND, Xen
+
+PLAIN = "format=raw,vdev=xvda,access=rw,target=/dev/drbd1"
+PHYSICAL = "/sys/bus/xen-backend/devices/vbd-1-51712/physical_device"
 
 
 @pytest.fixture
 async def simulation(tmp_path: Path) -> AsyncIterator[Simulation]:
     async with Simulation(tmp_path, hardware=Hardware(memory_mib=1023)) as simulation:
+        quick(simulation)
         yield simulation
         simulation.truth.check()
 
@@ -33,24 +46,329 @@ def disk(simulation: Simulation) -> SharedDisk:
     return SharedDisk(simulation)
 
 
-def sample(name: str) -> str:
-    return (SAMPLES / name).read_text()
+@pytest.fixture
+def mk1(simulation: Simulation, disk: SharedDisk) -> SimulatedHost:
+    return simulation.hosts["mk1"]
 
 
-async def test_a_created_domain_is_listed_as_on_a_real_host(simulation: Simulation, disk: SharedDisk) -> None:
-    host = simulation.hosts["mk1"]
-    created = await create(host)
+async def states(host: SimulatedHost) -> dict[str, str]:
+    """Name -> the six columns, as the agent's own parser reads them."""
+    return {state.name: state.flags for state in parse_list((await xl(host, "list", "-v")).stdout)}
+
+
+# --- create and list ------------------------------------------------------------------------------------------------
+
+
+async def test_a_created_domain_is_listed_as_on_a_real_host(simulation: Simulation, mk1: SimulatedHost) -> None:
+    created = await create(mk1)
     assert (created.exit, created.stderr) == (0, "Parsing config from /etc/xen/shaolin.cfg\n")
     await until_records(simulation)
-    listed = (await xl(host, "list")).stdout.splitlines()
+    listed = (await xl(mk1, "list")).stdout.splitlines()
     real = [line for line in sample("err-xl-create-already-running-here.txt").splitlines() if line][-3:]
     assert listed[0] == real[0]
     number = re.compile(r"[rb-]{6} +[0-9.]+$")
     assert [len(line) for line in listed] == [len(line) for line in real]
     assert number.sub("", listed[2]) == number.sub("", real[2]).replace("   2   128", "   1   128")
-    states = parse_list((await xl(host, "list", "-v")).stdout)
-    assert [(state.name, state.uuid, state.state, state.memory_mib) for state in states] == [
+    running = parse_list((await xl(mk1, "list", "-v")).stdout)
+    assert [(state.name, state.uuid, state.state, state.memory_mib) for state in running] == [
         (NAME, UUID, "running", 128)
     ]
-    assert states[0].cpu_seconds > 0
+    assert running[0].cpu_seconds > 0
     assert simulation.truth.running(UUID) == ("mk1",)
+
+
+async def test_paused_at_birth_it_never_ran(simulation: Simulation, mk1: SimulatedHost) -> None:
+    await create(mk1, config(), "-p")
+    line = (await xl(mk1, "list", "-v", NAME)).stdout.splitlines()[1]
+    real = sample("handover/01-first-migrate-p.txt").splitlines()
+    assert words(line).split()[1:6] == words(next(text for text in real if "--p---" in text)).split()[1:6]
+    assert line.endswith(f"--p---       0.0 {UUID}        -                -")
+    assert simulation.truth.running(UUID) == ()
+    assert simulation.truth.records(UUID).issued == 0
+
+
+async def test_a_name_that_is_taken(mk1: SimulatedHost) -> None:
+    await create(mk1)
+    again = await create(mk1, config(uuid="00000000-0000-4000-8000-000000000001"))
+    assert again.exit == 3
+    real = sample("err-xl-create-already-running-here.txt")
+    assert [words(line) for line in again.stderr.splitlines()] == lines_of(real, "Parsing", "libxl")
+    assert list(await states(mk1)) == [NAME]
+
+
+async def test_too_little_memory(mk1: SimulatedHost) -> None:
+    created = await create(mk1, config(memory=600))
+    assert created.exit == 3
+    real = lines_of(sample("err-xl-create-too-little-memory.txt"), "Parsing", "xc:", "libxl")
+    assert [words(line).replace("/etc/xen/shaolin", "/root/hog") for line in created.stderr.splitlines()] == real
+    assert await states(mk1) == {}
+    assert parse_info((await xl(mk1, "info")).stdout).memory_free_mib == 498
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        (config(kernel="/boot/none"), 3, "failed to open file '/boot/none': No such file or directory"),
+        (config(bridge="xenbr7"), 3, "script: Could not find bridge device xenbr7"),
+        (config(bridge="xenbr7"), 3, "unable to add vif devices"),
+        (config(disk="format=raw,vdev=xvda,target=/dev/drbd9"), 6, "failed to stat: /dev/drbd9"),
+        (config(disk="format=raw,vdev=xvda,script=block-xentandem,target=/dev/sda"), 3, "unable to add disk devices"),
+        (config(kind="xen"), 1, "Invalid domain type xen."),
+        ("memory = 3", 1, "Domain name must be specified."),
+        ("name = [", 1, "config parsing error near"),
+    ],
+)
+async def test_a_creation_that_fails_leaves_nothing(mk1: SimulatedHost, text: str, status: int, said: str) -> None:
+    created = await create(mk1, text)
+    assert created.exit == status
+    assert said in created.stderr
+    assert await states(mk1) == {}
+    assert await mk1.list_dir("/sys/bus/xen-backend/devices") == []
+    assert parse_info((await xl(mk1, "info")).stdout).memory_free_mib == 498
+
+
+async def test_no_such_file(mk1: SimulatedHost) -> None:
+    created = await xl(mk1, "create", "-e", "/etc/xen/none.cfg")
+    assert (created.exit, created.stderr) == (
+        3,
+        "Failed to read config file: /etc/xen/none.cfg: No such file or directory\n",
+    )
+
+
+async def test_the_configuration_as_json(mk1: SimulatedHost) -> None:
+    text = config(disk="format=raw,vdev=xvda,access=rw,target=/dev/drbd1", kernel="/lab/vmlinuz")
+    text = text.replace('vif = ["mac=a0:00:00:01:00:01,bridge=xenbr0"]\n', "")
+    text += 'ramdisk = "/lab/domu-initrd.img"\ncmdline = "console=hvc0 root=/dev/ram0 mitigations=off quiet"\n'
+    for path in ("/lab/vmlinuz", "/lab/domu-initrd.img"):
+        await mk1.write_text(path, "kernel")
+    assert (await create(mk1, text)).exit == 0
+    shown = (await xl(mk1, "list", "-l")).stdout
+    assert shown == sample("xl-list-l.running-on-mk1.mk1.json").replace('"domid": 7', '"domid": 1')
+    assert [entry["domid"] for entry in json.loads(shown)] == [0, 1]
+
+
+async def test_info_has_every_line_of_a_real_one(mk1: SimulatedHost) -> None:
+    await create(mk1)
+    shown = (await xl(mk1, "info")).stdout
+    real = sample("xl-info.running-on-mk1.mk1.txt").split("Name ")[0]
+    assert [line[:25] for line in shown.splitlines()] == [line[:25] for line in real.splitlines()]
+    read = parse_info(shown)
+    assert (read.memory_total_mib, read.memory_free_mib, read.version) == (1023, 370, "4.17.5")
+    assert (await xl(mk1, "info", "free_memory")).stdout == "370\n"
+
+
+async def test_nobody_by_that_name(mk1: SimulatedHost) -> None:
+    wrong = "nosuch is an invalid domain identifier (rc=-6)\n"
+    for command in ("list", "destroy", "pause", "unpause", "shutdown", "reboot"):
+        answer = await xl(mk1, command, "nosuch")
+        assert (answer.exit, answer.stderr) == (1, wrong), command
+    assert wrong.rstrip() in sample("err-xl-no-such-domain.txt")
+    listed = await xl(mk1, "block-list", "nosuch")
+    assert (listed.exit, listed.stderr) == (0, "nosuch is an invalid domain identifier\n")
+    assert (await xl(mk1, "list", "9")).stderr == "Error: Domain '9' does not exist.\n"
+    assert (await xl(mk1, "destroy", "9")).stderr.endswith("destroy failed (rc=-21)\n")
+    assert (await xl(mk1, "domid", "nosuch")).exit == 1
+    assert (await xl(mk1, "nonsense")).stderr == "command not implemented\n"
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+async def test_pause_and_unpause_count_and_never_fail(simulation: Simulation, mk1: SimulatedHost) -> None:
+    await create(mk1)
+    await xl(mk1, "pause", NAME)
+    await xl(mk1, "pause", NAME)
+    assert (await states(mk1))[NAME] == "--p---"
+    await xl(mk1, "unpause", NAME)
+    assert simulation.truth.running(UUID) == ()
+    await xl(mk1, "unpause", NAME)
+    assert simulation.truth.running(UUID) == ("mk1",)
+    for number in ("1", "9"):
+        answer = await xl(mk1, "unpause", number)
+        assert answer.exit == 0
+        assert answer.stderr.startswith("libxl: error: ")
+    assert (await xl(mk1, "pause", "9")).exit == 0
+
+
+async def test_a_suspended_domain_is_not_unpaused_but_resumed(simulation: Simulation, mk1: SimulatedHost) -> None:
+    await create(mk1)
+    domain(mk1).shut_down(SUSPEND)
+    assert (await states(mk1))[NAME] == "---ss-"
+    answer = await xl(mk1, "unpause", NAME)
+    real = lines_of(sample("interrupt-go.recovery.txt"), "libxl: error: libxl_domain.c:688")
+    assert (answer.exit, [words(answer.stderr.rstrip())]) == (0, real)
+    assert simulation.truth.running(UUID) == ()
+    resumed = await mk1.run(["/opt/xentandem/agent/scripts/xentandem-resume", "1"])
+    assert resumed.exit == 0
+    assert simulation.truth.running(UUID) == ("mk1",)
+    assert (await mk1.run(["xentandem-resume", "1"])).exit == 1
+    assert (await xl(mk1, "resume", NAME)).stderr == "command not implemented\n"
+    await until_records(simulation)
+
+
+@pytest.mark.parametrize(
+    ("act", "flags", "reason", "heading"),
+    [
+        ("shutdown", "---s--", "0", "## poweroff on source"),
+        ("reboot", "---sr-", "1", "## reboot on source"),
+        ("crash", "---sc-", "3", "## crash on source"),
+    ],
+)
+async def test_a_guest_that_stops_stays_visible(
+    simulation: Simulation, mk1: SimulatedHost, act: str, flags: str, reason: str, heading: str
+) -> None:
+    await create(mk1)
+    await until_records(simulation)
+    asked = await xl(mk1, *(("sysrq", NAME, "c") if act == "crash" else (act, NAME)))
+    assert asked.exit == 0
+    await until(simulation, lambda: domain(mk1).shutdown is not None)
+    real = sample("handover/07-states-no-monitor.txt").split(heading)[1].split("##")[0]
+    if asked.stderr:
+        assert words(asked.stderr.strip()) in words(real)
+    assert (await states(mk1))[NAME] == flags in real
+    assert (await xl(mk1, "list", "-v")).stdout.splitlines()[2].split()[-2] == reason
+    last = simulation.truth.records(UUID).acknowledged
+    assert (await xl(mk1, "destroy", NAME)).exit == 0
+    assert (await create(mk1)).exit == 0
+    await until_records(simulation)
+    started = domain(mk1).guest
+    assert started is not None
+    assert started.found == last
+
+
+async def test_names(mk1: SimulatedHost) -> None:
+    await create(mk1)
+    assert (await xl(mk1, "domid", NAME)).stdout == "1\n"
+    assert (await xl(mk1, "domname", "1")).stdout == f"{NAME}\n"
+    assert (await xl(mk1, "rename", NAME, "temple")).exit == 0
+    assert (await xl(mk1, "list", NAME)).exit == 1
+    other = "00000000-0000-4000-8000-000000000001"
+    await create(mk1, config("other", uuid=other, disk="vdev=xvda,script=block-xentandem,target=/dev/drbd2"), "-p")
+    taken = await xl(mk1, "rename", "other", "temple")
+    assert taken.exit == 1
+    assert taken.stderr.splitlines() == [
+        'libxl: error: libxl_domain.c:81:libxl__domain_rename: Domain 2:Domain with name "temple" already exists.',
+        "Can't rename domain 'other'.",
+    ]
+
+
+async def test_destroying_gives_disk_and_memory_back(
+    simulation: Simulation, mk1: SimulatedHost, disk: SharedDisk
+) -> None:
+    await create(mk1)
+    await until_records(simulation)
+    assert not disk.demote()
+    destroyed = await xl(mk1, "destroy", NAME)
+    assert (destroyed.exit, destroyed.stderr) == (0, "")
+    assert disk.demote()
+    assert await states(mk1) == {}
+    assert parse_info((await xl(mk1, "info")).stdout).memory_free_mib == 498
+    assert await mk1.list_dir("/sys/bus/xen-backend/devices") == []
+    gone = await mk1.run(["xenstore-ls", "/local/domain/1"])
+    assert (gone.exit, gone.stderr) == (1, "xenstore-ls: xs_directory (/local/domain/1): No such file or directory\n")
+
+
+# --- disks ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_plain_disk_on_a_secondary_is_dead_behind_exit_0(simulation: Simulation, disk: SharedDisk) -> None:
+    host = simulation.hosts["mk2"]
+    created = await create(host, config(disk=PLAIN))
+    assert (created.exit, created.stderr) == (0, "Parsing config from /etc/xen/shaolin.cfg\n")
+    guest = domain(host).guest
+    assert guest is not None
+    await until(simulation, lambda: guest.disk == "bad")
+    real = sample("err-xl-create-on-secondary-drbd.aftermath.txt")
+    listed = (await xl(host, "block-list", NAME)).stdout.splitlines()
+    assert [line.replace("/vbd/1/", "/vbd/2/").replace(" 1      6", " 2      6").rstrip() for line in listed] == [
+        line.rstrip() for line in real.splitlines()[-2:]
+    ]
+    log = [line.split("] ", 1)[1] for line in host.dmesg]
+    assert "xen-blkback: xen_vbd_create: device 09300001 could not be opened" in log
+    assert "vbd vbd-1-51712: 2 creating vbd structure" in log
+    assert not await host.exists(PHYSICAL)
+    entries = set((await host.run(["xenstore-ls", "/local/domain/0/backend/vbd/1/51712"])).stdout.splitlines())
+    for line in real.splitlines():
+        if line.startswith("  ") and "multi-queue" not in line and "max-ring" not in line:
+            assert line.strip().replace("/domain/2/", "/domain/1/").replace('id = "2"', 'id = "1"') in entries
+    assert simulation.truth.records(UUID).issued == 0
+
+
+async def test_our_script_leaves_a_secondary_alone_until_physical_device_is_written(
+    simulation: Simulation, disk: SharedDisk
+) -> None:
+    host = simulation.hosts["mk2"]
+    assert (await create(host)).exit == 0
+    vbd, guest = domain(host).vbds[51712], domain(host).guest
+    assert guest is not None
+    await until(simulation, lambda: guest.state.ticks > 1)
+    assert (vbd.connected, vbd.dead, guest.disk_errors) == (False, False, 0)
+    assert not await host.exists(PHYSICAL)
+    assert "could not be opened" not in "".join(host.dmesg)
+    assert " 1     " in (await xl(host, "block-list", NAME)).stdout
+    disk.primary = "mk2"
+    backend = "/local/domain/0/backend/vbd/1/51712"
+    await host.run(["xenstore-write", f"{backend}/physical-device-path", "/dev/drbd1"])
+    await host.run(["xenstore-write", f"{backend}/physical-device", "93:1"])
+    assert await host.read_text(PHYSICAL) == "93:1\n"
+    await until_records(simulation)
+    assert (await xl(host, "block-list", NAME)).stdout.splitlines()[1].split()[3] == "4"
+
+
+async def test_physical_device_written_on_a_secondary_kills_the_disk(simulation: Simulation, disk: SharedDisk) -> None:
+    host = simulation.hosts["mk2"]
+    await create(host, config(), "-p")
+    backend = "/local/domain/0/backend/vbd/1/51712"
+    wrote = await host.run(["xenstore-write", f"{backend}/physical-device", "93:1"])
+    assert wrote.exit == 0
+    assert domain(host).vbds[51712].dead
+    assert (await host.run(["xenstore-read", f"{backend}/state"])).stdout == "6\n"
+    disk.primary = "mk2"
+    await host.run(["xenstore-write", f"{backend}/physical-device", "93:1"])
+    assert not await host.exists(PHYSICAL)
+
+
+async def test_a_device_that_another_guest_has_is_refused_but_not_to_the_same_uuid(mk1: SimulatedHost) -> None:
+    await create(mk1, config(disk=PLAIN), "-p")
+    other = await create(mk1, config("other", uuid="00000000-0000-4000-8000-000000000001", disk=PLAIN), "-p")
+    assert other.exit == 3
+    assert "Device /dev/drbd1 is mounted in a guest domain" in other.stderr
+    assert (await create(mk1, config("twin", disk=PLAIN), "-p")).exit == 0
+
+
+async def test_backends_while_paused(mk1: SimulatedHost) -> None:
+    """Attached, but not connected: state 2 and 1, and sysfs already has the device."""
+    await create(mk1, config(), "-p")
+    real = sample("handover/01-first-migrate-p.txt")
+    assert await mk1.list_dir("/sys/bus/xen-backend/devices") == ["vbd-1-51712", "vif-1-0"]
+    assert (await xl(mk1, "block-list", NAME)).stdout in real
+    shown = (await mk1.run(["xenstore-ls", "/local/domain/0/backend/vbd/1/51712"])).stdout
+    for line in ('state = "2"', 'physical-device = "93:1"', 'hotplug-status = "connected"'):
+        assert line in shown
+        assert line in real
+    await xl(mk1, "unpause", NAME)
+    assert (await xl(mk1, "block-list", NAME)).stdout.rstrip() in real
+
+
+async def test_a_zombie_holds_its_disk_until_the_host_restarts(
+    simulation: Simulation, mk1: SimulatedHost, disk: SharedDisk
+) -> None:
+    Xen.of(mk1).configure(destroy_timeout=0.1)
+    await create(mk1)
+    await until_records(simulation)
+    Xen.of(mk1).zombies = True
+    destroyed = await xl(mk1, "destroy", NAME)
+    assert destroyed.exit == 0
+    real = sample("handover/03-p-after-dst.mk2-to-mk1.txt")
+    assert [words(destroyed.stderr.rstrip())] == lines_of(real, "libxl: error: libxl_domain.c:1530")[:1]
+    line = (await xl(mk1, "list")).stdout.splitlines()[2]
+    assert words(line).split()[:4] == ["(null)", "N", "N", "N"]
+    assert line[:40].rstrip() == "(null)"
+    assert "--p--d" in line
+    assert not disk.demote()
+    failed = await create(mk1)
+    assert failed.exit == 3
+    assert "unable to add device with path" in failed.stderr
+    simulation.power_off("mk1")
+    simulation.power_on("mk1")
+    assert await states(mk1) == {}

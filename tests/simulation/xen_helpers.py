@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.host import Completed
+from agent.host import Completed, Job, PipedProcess
 from agent.simulation.cluster import Simulation
 from agent.simulation.host import SimulatedHost
 from agent.simulation.hypervisor import Domain, Xen
@@ -101,7 +102,7 @@ def domain(host: SimulatedHost, name: str = NAME) -> Domain:
 async def until(simulation: Simulation, condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for a condition of the simulation with a limit of real time."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # conditions of several parts, not all of which notify
             await asyncio.sleep(0.005)
 
 
@@ -114,3 +115,72 @@ def words(text: str) -> str:
     """Text with the numbers that differ from run to run (domids, pids, sizes, mfns) made equal."""
     text = re.sub(r"0x[0-9a-f]{4,}", "0xN", text)
     return re.sub(r"\d+", "N", text)
+
+
+def sample(name: str) -> str:
+    return (SAMPLES / name).read_text()
+
+
+def lines_of(text: str, *beginnings: str) -> list[str]:
+    """The lines of a sample that begin like one of these, numbers made equal."""
+    return [words(line) for line in text.splitlines() if line.startswith(beginnings)]
+
+
+def quick(simulation: Simulation) -> None:
+    """Guests that write often, so that tests need not wait."""
+    for host in simulation.hosts.values():
+        Xen.of(host).configure(record_interval=0.02)
+
+
+def pages_per_second(host: SimulatedHost, rate: float) -> None:
+    Xen.of(host).configure(dirty_pages_per_second=rate)
+
+
+class Listener:
+    """The target's end of the relay: `xl migrate-receive` behind a Unix socket, as an agent does it."""
+
+    def __init__(self, simulation: Simulation, path: Path, *flags: str, host: str = "mk2") -> None:
+        self._simulation, self.path, self._flags, self._host = simulation, path, flags, host
+        self.receiver: PipedProcess | None = None
+        self.exit: int | None = None
+        self.said = ""
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Listener:
+        self._server = await asyncio.start_unix_server(self._carry, str(self.path))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        if self.receiver is not None:
+            await self.receiver.kill()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host = self._simulation.hosts[self._host]
+        self.receiver = receiver = await host.pipe(["xl", "migrate-receive", *self._flags])
+
+        async def forward() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                while data := await reader.read(65536):
+                    await receiver.stdio.write(data)
+            await receiver.stdio.close_write()
+
+        forwarding = asyncio.ensure_future(forward())
+        with contextlib.suppress(ConnectionError):
+            while data := await receiver.stdio.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        self.exit = await receiver.wait()
+        self.said = "".join([line + "\n" async for line in receiver.stderr()])
+        forwarding.cancel()
+
+
+async def start_move(source: SimulatedHost, listener: Listener, *flags: str, scope: str = "move") -> Job:
+    """`xl migrate` through the relay to that listener, in a scope of its own."""
+    return await source.start_job(scope, ["xl", "migrate", "-s", "", *flags, NAME, f"{RELAY} {listener.path}"])
+
+
+async def said_by(job: Job) -> str:
+    return "".join([line + "\n" async for line in job.stderr()])
