@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from agent.simulation.clock import Clock, RealClock, Tasks, VirtualClock
+from agent.simulation.drbd_link import Fabric
 from agent.simulation.host import SimulatedHost
 from agent.simulation.truth import Truth
 
@@ -110,6 +111,7 @@ class Simulation:
         self._rates: dict[frozenset[str], float] = {}
         self._cut: set[frozenset[str]] = set()
         self.on_link_changed: list[Callable[[], None]] = []
+        self.drbd = Fabric(self)
         self.hosts: dict[str, SimulatedHost] = {}
         for index, name in enumerate(names):
             host = SimulatedHost(self, name, f"10.0.0.{81 + index}", directory / name)
@@ -160,12 +162,12 @@ class Simulation:
     def cut_link(self, a: str, b: str) -> None:
         self._cut.add(frozenset((a, b)))
         self.truth.note("link", f"cut between {a} and {b}")
-        self._link_changed()
+        self.link_changed()
 
     def restore_link(self, a: str, b: str) -> None:
         self._cut.discard(frozenset((a, b)))
         self.truth.note("link", f"restored between {a} and {b}")
-        self._link_changed()
+        self.link_changed()
 
     def slow_link(self, rate: float, a: str | None = None, b: str | None = None) -> None:
         """Bytes per second, of one link or of all."""
@@ -175,9 +177,10 @@ class Simulation:
             self._rates.clear()
             self._link_rate = rate
         self.truth.note("link", f"{rate:g} bytes/s")
-        self._link_changed()
+        self.link_changed()
 
-    def _link_changed(self) -> None:
+    def link_changed(self) -> None:
+        """Bytes pass, or no longer pass, between some hosts."""
         for hook in self.on_link_changed:
             hook()
         self.changed.notify()

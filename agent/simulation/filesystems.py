@@ -129,6 +129,8 @@ async def mkfs_ext4(host: SimulatedHost, argv: list[str], stdin: bytes) -> Compl
         if error.errno != errno.ENOENT:
             what = f"{rest[0]}: {error.strerror} while setting up superblock\n"
         return failed(argv, 1, f"{banner}{what}")
+    if "q" in given:
+        return done(argv)
     blocks = size // EXT_BLOCK
     return Completed(
         tuple(argv),
@@ -158,6 +160,8 @@ async def mkfs_xfs(host: SimulatedHost, argv: list[str], stdin: bytes) -> Comple
         await _make(host, rest[0], 0, xfs_superblock(size, identity, given.get("L", "")), SIGNATURE_BYTES)
     except OSError as error:
         return failed(argv, 1, f"mkfs.xfs: cannot open {rest[0]}: {error.strerror}\n")
+    if "q" in given:
+        return done(argv)
     blocks = size // 4096
     return done(
         argv,

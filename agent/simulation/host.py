@@ -28,6 +28,7 @@ from agent.simulation.process import (
 
 if TYPE_CHECKING:
     from agent.simulation.cluster import Simulation
+    from agent.simulation.drbd_kernel import Kernel
     from agent.simulation.lvm import VolumeGroups
 
 IMAGE_CHUNK = 1 << 20
@@ -63,7 +64,8 @@ class SimulatedHost:
         self.on = False
         self.boot_id = ""
         self.booted_at = 0.0
-        self.volume_groups: VolumeGroups  # set by `programs.install`, as the next ones
+        self.volume_groups: VolumeGroups  # these two are set by `programs.install`
+        self.drbd: Kernel
         self._jobs: dict[str, SimulatedJob] = {}
         self._hung: set[str] = set()
         self._dmesg: list[str] = []
@@ -237,7 +239,7 @@ class SimulatedHost:
         self.files.power_off()
         self._dmesg.clear()
         self._hung.clear()
-        self.simulation.changed.notify()
+        self.simulation.link_changed()
 
     def power_on(self) -> None:
         """Boots: a new boot id, no domains, DRBD loaded and unconfigured, logical volumes active."""
@@ -252,4 +254,4 @@ class SimulatedHost:
         self.truth.note(self.name, "boots")
         for hook in self.on_power_on:
             hook()
-        self.simulation.changed.notify()
+        self.simulation.link_changed()

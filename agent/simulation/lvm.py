@@ -30,6 +30,7 @@ class LogicalVolume:
         self.tags: list[str] = []
         self.opens = 0
         self.failed = False  # every access ends in EIO
+        self.claimed_by: str | None = None  # a DRBD resource has it exclusively
         self._host = host
         self.file = SparseFile(host.directory / group.name / uuid, extents * EXTENT)
         self.file.create()
@@ -51,6 +52,15 @@ class LogicalVolume:
 
     def closed(self, mode: str) -> None:
         self.opens -= 1
+
+    def claim(self, owner: str) -> None:
+        self.claimed_by = owner
+        self.opened("w")
+
+    def release(self) -> None:
+        if self.claimed_by is not None:
+            self.claimed_by = None
+            self.closed("w")
 
     def check(self) -> None:
         """Raises OSError (EIO) when the disk is broken."""
@@ -129,7 +139,7 @@ class VolumeGroups:
     def power_off(self) -> None:
         for group in self.groups.values():
             for volume in group.volumes.values():
-                volume.opens = 0
+                volume.opens, volume.claimed_by = 0, None
 
     def _uuid(self) -> str:
         letters = "".join(self._host.simulation.random.choices(UUID_ALPHABET, k=32))

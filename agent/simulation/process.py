@@ -142,6 +142,7 @@ class Process:
     stdout: Pipe
     stderr: Lines
     session: list[Process]
+    environment: dict[str, str]
     status: int | None = None
     task: asyncio.Task[None] | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -194,6 +195,7 @@ class Processes:
         stdout: Pipe | None = None,
         stderr: Lines | None = None,
         session: list[Process] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Process:
         """Raises FileNotFoundError when the host has no such program, PoweredOff when the host is off."""
         program = self._host.program(argv[0])
@@ -203,7 +205,14 @@ class Processes:
             stdin.close_write()
         members: list[Process] = [] if session is None else session
         process = Process(
-            self._host, list(argv), self._next_pid, stdin, stdout or Pipe(None), stderr or Lines(), members
+            self._host,
+            list(argv),
+            self._next_pid,
+            stdin,
+            stdout or Pipe(None),
+            stderr or Lines(),
+            members,
+            environment or {},
         )
         members.append(process)
         self.running[process.pid] = process

@@ -7,7 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 from agent.host import Completed
-from agent.simulation import filesystems, lvm_commands
+from agent.simulation import drbd_config, drbdadm, drbdsetup, filesystems, lvm_commands
+from agent.simulation.drbd_kernel import Kernel
 from agent.simulation.process import Process, done, failed
 
 if TYPE_CHECKING:
@@ -53,5 +54,10 @@ def install(host: SimulatedHost) -> None:
     host.add_program("sleep", sleep)
     filesystems.install(host)
     host.volume_groups = lvm_commands.install(host)
+    host.drbd = Kernel(host, host.simulation.drbd)
+    host.files.write(drbd_config.MAIN, drbd_config.MAIN_TEXT)
+    host.files.write(drbd_config.GLOBAL_COMMON, drbd_config.GLOBAL_COMMON_TEXT)
+    host.add_program("drbdsetup", drbdsetup.program)
+    host.add_command("drbdadm", drbdadm.run)
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module("agent.simulation.xl").install(host)

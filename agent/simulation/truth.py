@@ -135,8 +135,8 @@ class Truth:
 
     def check(self) -> None:
         """Raises AssertionError with all violations and the last events."""
-        if self._simulation.defects:
-            raise AssertionError(f"the simulation itself failed: {self._simulation.defects[0]!r}")
+        if defects := [*self._simulation.defects, *self._simulation.tasks.failures]:
+            raise AssertionError(f"the simulation itself failed: {defects[0]!r}") from defects[0]
         if self.violations:
             listed = "\n".join(f"- {violation}" for violation in self.violations)
             raise AssertionError(f"{listed}\nThe last events:\n{self.story()}")

@@ -1,0 +1,124 @@
+"""`drbdsetup events2`: lines for what exists and for what changes (drbdsetup(8)), in 8.4's layout."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.simulation.drbd_volume import Volume
+
+ALWAYS_SHOWN = {
+    "size", "read", "written", "al-writes", "bm-writes", "upper-pending", "lower-pending",
+    "received", "sent", "out-of-sync", "pending", "unacked",
+}  # fmt: skip
+"""Statistics that a change repeats; others are in it only when they are different."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One notification of the kernel: what it is about, its state and its statistics in the order of printing."""
+
+    action: str  # exists, create, change, destroy, call, response
+    kind: str = ""
+    key: str = ""
+    info: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, str | int] = field(default_factory=dict)
+
+
+def resource(volume: Volume, action: str) -> Event:
+    state = volume.state
+    info = {"role": state.role, "suspended": state.suspended}
+    return Event(action, "resource", f"name:{volume.name}", info, {"write-ordering": "flush"})
+
+
+def connection(volume: Volume, action: str) -> Event:
+    info = {"connection": volume.state.connection, "role": volume.state.peer_role}
+    return Event(action, "connection", f"name:{volume.name} {_peer(volume)}", info, {"congested": "no"})
+
+
+def device(volume: Volume, action: str) -> Event:
+    return Event(
+        action, "device", f"name:{volume.name} volume:0 minor:{volume.minor}", {"disk": volume.state.disk},
+        volume.device_statistics(),
+    )  # fmt: skip
+
+
+def peer_device(volume: Volume, action: str) -> Event:
+    state = volume.state
+    info = {
+        "replication": state.replication,
+        "peer-disk": state.peer_disk,
+        "resync-suspended": state.resync_suspended,
+    }
+    return Event(action, "peer-device", f"name:{volume.name} {_peer(volume)} volume:0", info, volume.peer_statistics())
+
+
+def helper(volume: Volume, name: str, status: int | None = None) -> Event:
+    info = {"helper": name} | ({} if status is None else {"status": str(status)})
+    key = f"name:{volume.name} {_peer(volume)} volume:0 minor:{volume.minor}"
+    return Event("call" if status is None else "response", "helper", key, info)
+
+
+def _peer(volume: Volume) -> str:
+    return "peer-node-id:0 conn-name:peer" if volume.net is not None else "peer-node-id:0"
+
+
+def existing(volume: Volume) -> Iterator[Event]:
+    """The dump of one resource. 8.4 tells the connection also when none is configured, without its name."""
+    yield resource(volume, "exists")
+    if volume.minor is None:
+        return
+    yield connection(volume, "exists")
+    yield device(volume, "exists")
+    yield peer_device(volume, "exists")
+
+
+class Listener:
+    """One `drbdsetup events2`: remembers what it printed, and prints of a change what is different."""
+
+    def __init__(self, *, statistics: bool, timestamps: bool, only: str | None, wake: Callable[[], None]) -> None:
+        self._statistics, self._timestamps, self._only, self._wake = statistics, timestamps, only, wake
+        self._last: dict[tuple[str, str], dict[str, str | int]] = {}
+        self._lines: deque[str] = deque()
+
+    def take(self) -> str:
+        """Lines that came since the last call."""
+        text = "".join(self._lines)
+        self._lines.clear()
+        return text
+
+    def tell(self, event: Event, name: str, now: float) -> None:
+        if self._only is not None and name != self._only:
+            return
+        words = [event.action, event.kind or "-", event.key] if event.kind else [event.action, "-"]
+        if event.action != "destroy":
+            words += self._values(event)
+        else:
+            self._last.pop((event.kind, event.key), None)
+        stamp = f"{timestamp(now)} " if self._timestamps else ""
+        self._lines.append(stamp + " ".join(words) + "\n")
+        self._wake()
+
+    def _values(self, event: Event) -> list[str]:
+        identity = (event.kind, event.key)
+        before = self._last.get(identity, {})
+        words = [f"{name}:{value}" for name, value in event.info.items() if before.get(name) != value]
+        if self._statistics:
+            words += [
+                f"{name}:{value}"
+                for name, value in event.statistics.items()
+                if name in ALWAYS_SHOWN or before.get(name) != value
+            ]
+        if event.kind not in {"", "helper"}:
+            self._last[identity] = {**event.info, **event.statistics}
+        return words
+
+
+def timestamp(now: float) -> str:
+    """As `--timestamps` prints it, in UTC."""
+    seconds, microseconds = divmod(round(now * 1e6), 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{microseconds:06d}+00:00"

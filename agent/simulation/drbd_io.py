@@ -1,0 +1,120 @@
+"""Reads and writes of a DRBD device: local, on the peer, or both (protocol C: acknowledged when both have it)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from agent.simulation import drbd_metadata as md
+from agent.simulation.devices import os_error
+from agent.simulation.drbd_state import disk_rank, resyncing
+
+if TYPE_CHECKING:
+    from agent.simulation.drbd_volume import Volume
+
+
+def kib(length: int) -> int:
+    return -(-length // 1024)
+
+
+def usable_disk(volume: Volume) -> bool:
+    return volume.backing is not None and disk_rank(volume.state.disk) >= disk_rank("Inconsistent")
+
+
+def replicates(volume: Volume) -> bool:
+    """The kernel's drbd_should_do_remote()."""
+    state = volume.state
+    if volume.session is None:
+        return False
+    if resyncing(state.cs) or state.cs in {"VerifyS", "VerifyT"}:
+        return disk_rank(state.peer_disk) >= disk_rank("Inconsistent")
+    return state.cs == "Connected" and state.peer_disk == "UpToDate"
+
+
+async def write(volume: Volume, offset: int, data: bytes) -> None:
+    """Returns when the write is acknowledged. Raises OSError (EIO: no disk, here or there, took it)."""
+    simulation = volume.host.simulation
+    volume.in_flight += 1
+    try:
+        await simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+        here = _write_here(volume, offset, data)
+        if volume.net is not None and volume.net.value("protocol") == "A" and replicates(volume):
+            simulation.tasks.start(_replicate(volume, offset, data), f"{volume.path} protocol A")
+            there = True
+        else:
+            there = await _replicate(volume, offset, data)
+        if not (here or there) or not volume.host.on:
+            raise os_error(errno.EIO, volume.path)
+    finally:
+        volume.in_flight -= 1
+
+
+async def _replicate(volume: Volume, offset: int, data: bytes) -> bool:
+    """Whether the peer has it; if not, the bitmap says so before this returns.
+
+    While IO is frozen (fencing resource-and-stonith) what was under way waits too, and is sent again when the peer
+    comes back.
+    """
+    while True:
+        session = volume.session
+        if session is not None and replicates(volume) and await session.replicate(volume, offset, data):
+            return True
+        if volume.session is session or not replicates(volume):
+            if volume.state.suspended == "no":
+                volume.mark(offset, len(data), out_of_sync=True)
+                return False
+            await volume.host.simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+
+
+def _write_here(volume: Volume, offset: int, data: bytes) -> bool:
+    if not usable_disk(volume) or volume.backing is None:
+        return False
+    volume.activity(offset, len(data))
+    try:
+        volume.backing.write_now(offset, data)
+    except OSError:
+        volume.disk_failed()
+        return False
+    volume.counters.written += kib(len(data))
+    return True
+
+
+def write_received(volume: Volume, offset: int, data: bytes) -> bool:
+    """The peer's write arrives here; False when this side could not take it."""
+    volume.counters.received += kib(len(data))
+    if not usable_disk(volume) or volume.backing is None:
+        return False
+    try:
+        volume.backing.write_now(offset, data)
+    except OSError:
+        volume.disk_failed()
+        return False
+    volume.counters.written += kib(len(data))
+    return True
+
+
+async def read(volume: Volume, offset: int, length: int) -> bytes:
+    """From here when the data here is good, else from the peer. Raises OSError (EIO)."""
+    await volume.host.simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+    if _good_here(volume, offset, length) and volume.backing is not None:
+        try:
+            data = volume.backing.read_now(offset, length)
+        except OSError:
+            volume.disk_failed()
+        else:
+            volume.counters.read += kib(length)
+            return data
+    session = volume.session
+    if session is not None and volume.state.peer_disk == "UpToDate":
+        found = await session.fetch(volume, offset, length)
+        if found is not None:
+            return found
+    raise os_error(errno.EIO, volume.path)
+
+
+def _good_here(volume: Volume, offset: int, length: int) -> bool:
+    if not usable_disk(volume) or volume.bitmap is None:
+        return False
+    if volume.state.disk == "Inconsistent":
+        return not volume.bitmap.any(offset // md.BLOCK, -(-(offset + length) // md.BLOCK))
+    return True

@@ -1,0 +1,404 @@
+"""One DRBD resource in one host's kernel: its state, its disk and what is written to it.
+
+A resource has one volume and one connection, as Xentandem uses it. The connection itself is in `drbd_link`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from agent.simulation import drbd_events, drbd_options
+from agent.simulation import drbd_metadata as md
+from agent.simulation.devices import os_error
+from agent.simulation.drbd_generation import JUST_CREATED, Generation
+from agent.simulation.drbd_state import (
+    PRIMARY,
+    SECONDARY,
+    UNKNOWN,
+    Failure,
+    State,
+    connected,
+    disk_rank,
+)
+
+if TYPE_CHECKING:
+    from agent.simulation.drbd_kernel import Kernel
+    from agent.simulation.drbd_link import Session
+    from agent.simulation.lvm import LogicalVolume
+
+EMEDIUMTYPE = 124
+KIB = 1024
+
+
+@dataclass
+class Net:
+    """A configured connection: its options and both ends."""
+
+    options: dict[str, str]
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    discard_my_data: bool = False
+
+    def value(self, name: str) -> str:
+        return drbd_options.value(self.options, drbd_options.NET, name)
+
+
+@dataclass
+class Counters:
+    """KiB since the device was attached or connected, as /proc/drbd counts."""
+
+    sent: int = 0
+    received: int = 0
+    written: int = 0
+    read: int = 0
+    al_writes: int = 0
+
+
+class Volume:
+    """The device /dev/drbdN of one host. Implements `devices.BlockDevice`."""
+
+    def __init__(self, kernel: Kernel, name: str) -> None:
+        self.kernel = kernel
+        self.host = kernel.host
+        self.name = name
+        self.minor: int | None = None
+        self.state = State()
+        self.net: Net | None = None
+        self.disk_options: dict[str, str] = {}
+        self.resource_options: dict[str, str] = {}
+        self.backing: LogicalVolume | None = None
+        self.metadata: md.Metadata | None = None
+        self.block = md.SuperBlock()
+        self.bitmap: md.Bitmap | None = None
+        self.session: Session | None = None
+        self.counters = Counters()
+        self.known_size = 0  # bytes; also what the peer said while there is no disk here
+        self.opens = {"r": 0, "w": 0}
+        self.in_flight = 0  # writes that are not acknowledged yet
+        self.new_uuid_due = False
+        self.transient = False  # a state change with the peer is under way
+        self._log: OrderedDict[int, None] = OrderedDict()
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        return f"/dev/drbd{self.minor}"
+
+    @property
+    def size(self) -> int:
+        return self.known_size
+
+    @property
+    def fencing(self) -> str:
+        return drbd_options.value(self.disk_options, drbd_options.DISK, "fencing")
+
+    @property
+    def primary(self) -> bool:
+        return self.state.role == PRIMARY
+
+    def log(self, text: str) -> None:
+        self.host.log(f"block drbd{self.minor}: {text}")
+
+    def tell(self, event: drbd_events.Event) -> None:
+        self.kernel.tell(event, self.name)
+
+    def change(self, **values: str | bool) -> None:
+        """Change the state: events, metadata flags, the monitor, whoever waits."""
+        before = replace(self.state)
+        different = self.state.changed(**values)
+        if not different:
+            return
+        state = self.state
+        if {"role", "suspended_fencing", "suspended_user"} & different:
+            self.tell(drbd_events.resource(self, "change"))
+        if self.net is not None and (before.connection != state.connection or "peer_role" in different):
+            self.tell(drbd_events.connection(self, "change"))
+        if "disk" in different:
+            self.tell(drbd_events.device(self, "change"))
+        peer_device = (before.replication, before.peer_disk, before.resync_suspended)
+        if self.net is not None and peer_device != (state.replication, state.peer_disk, state.resync_suspended):
+            self.tell(drbd_events.peer_device(self, "change"))
+        if "role" in different:
+            self.host.truth.role(self.name, self.host.name, self.primary)
+        self._flags_to_disk()
+        self.kernel.host.simulation.changed.notify()
+
+    def _flags_to_disk(self) -> None:
+        state = self.state
+        flags = self.block.flags & (md.CRASHED_PRIMARY | md.FULL_SYNC)
+        for flag, on in (
+            (md.PRIMARY, self.primary),
+            (md.CONNECTED, connected(state.cs)),
+            (md.CONSISTENT, disk_rank(state.disk) > disk_rank("Inconsistent")),
+            (md.WAS_UP_TO_DATE, disk_rank(state.disk) > disk_rank("Outdated")),
+            (md.PEER_OUTDATED, state.peer_disk in {"Inconsistent", "Outdated"}),
+        ):
+            flags |= flag if on else 0
+        if connected(state.cs) and state.disk == state.peer_disk == "UpToDate":
+            flags &= ~md.CRASHED_PRIMARY
+        if self.metadata is not None and disk_rank(state.disk) >= disk_rank("Inconsistent"):
+            self.save(flags=flags)
+
+    def save(self, *, flags: int | None = None, generation: Generation | None = None, agreed_size: int = -1) -> None:
+        """Change the super block, on disk when something is different."""
+        block = self.block
+        new = replace(
+            block,
+            flags=block.flags if flags is None else flags,
+            generation=block.generation if generation is None else generation,
+            agreed_size=block.agreed_size if agreed_size < 0 else agreed_size,
+        )
+        if new != block:
+            self.block = new
+            if self.metadata is not None:
+                self._guarded(lambda metadata: metadata.write(new))
+
+    def new_current_uuid(self) -> None:
+        """Data of a new generation is about to be written here without the peer."""
+        bit = 1 if self.primary else 0
+        uuid = self.kernel.random_uuid() & ~1 | bit
+        self.save(generation=self.block.generation.with_new_current(uuid))
+        self.log(f"new current UUID {uuid:016X}:{self.block.generation.bitmap:016X}")
+
+    def peer_lost(self, frozen: bool) -> None:
+        """The connection to a peer that may have good data is gone."""
+        good = disk_rank(self.state.disk) >= disk_rank("UpToDate")
+        if self.primary and good and self.block.generation.bitmap == 0:
+            if frozen:
+                self.new_uuid_due = True  # nothing is written until the fence handler has answered
+            else:
+                self.new_current_uuid()
+        if self.primary and self.state.peer_disk == "DUnknown" and self.fencing != "dont-care":
+            self.kernel.fence_later(self)
+
+    def thaw(self) -> None:
+        """The peer is back, or known to be outdated: IO goes on."""
+        self.new_uuid_due = False
+        self.change(suspended_fencing=False)
+
+    def set_role_bit(self, primary: bool) -> None:
+        generation = self.block.generation
+        self.save(generation=replace(generation, current=generation.current & ~1 | primary))
+
+    # --- disk -----------------------------------------------------------------------------------------------------
+
+    def attach(self, backing: LogicalVolume, metadata: md.Metadata, options: dict[str, str]) -> None:
+        """drbdsetup attach. Raises Failure."""
+        if self.state.disk != "Diskless":
+            raise Failure(124)
+        if backing.claimed_by is not None:
+            raise Failure(114)
+        try:
+            block = metadata.read()
+            if not block.flag(md.AL_CLEAN) or block.magic != md.MAGIC_08:
+                raise Failure(165)
+            bitmap = metadata.read_bitmap()
+        except md.NoMetadata:
+            raise Failure(119) from None
+        except OSError:
+            raise Failure(118) from None
+        if block.agreed_size > metadata.usable:
+            raise Failure(111)
+        backing.claim(self.name)
+        if metadata.volume is not backing:
+            metadata.volume.claim(self.name)
+        self.backing, self.metadata, self.block, self.bitmap = backing, metadata, block, bitmap
+        self.disk_options = dict(options)
+        self.counters = Counters()
+        self.known_size = block.agreed_size or metadata.usable
+        if connected(self.state.cs) and self.session is not None and (peer := self.session.peer(self)).known_size:
+            self.known_size = min(self.known_size, peer.known_size)
+        self.change(disk="Attaching")
+        if block.flag(md.PRIMARY):
+            self.block = replace(block, flags=block.flags | md.CRASHED_PRIMARY)
+        if not block.agreed_size:
+            self.counters.al_writes = 8  # the activity log is made for the new size
+            bitmap.set(0, self.known_size // md.BLOCK)
+            self._guarded(lambda area: area.write_bitmap(bitmap))
+            self.save(agreed_size=self.known_size)
+        self.bitmap.blocks = min(bitmap.blocks, self.known_size // md.BLOCK)
+        self.state.al_suspended = bitmap.count == bitmap.blocks and not connected(self.state.cs)
+        self.change(disk=self._disk_after_attach(block))
+
+    def _disk_after_attach(self, block: md.SuperBlock) -> str:
+        if not block.flag(md.CONSISTENT):
+            return "Inconsistent"
+        if not block.flag(md.WAS_UP_TO_DATE):
+            return "Outdated"
+        return "UpToDate" if self.fencing == "dont-care" or block.flag(md.PEER_OUTDATED) else "Consistent"
+
+    def detach(self) -> None:
+        """Let go of the disk, its metadata clean."""
+        if self.state.disk == "Diskless":
+            return
+        if self.metadata is not None:
+            self._log.clear()
+            self._guarded(lambda area: area.write_log(()))
+            self.save(flags=self.block.flags & ~(md.PRIMARY | md.CONNECTED) | md.AL_CLEAN)
+        self._release_disk()
+        self.change(disk="Diskless")
+
+    def _release_disk(self) -> None:
+        for volume in {self.backing, self.metadata.volume if self.metadata else None}:
+            if volume is not None:
+                volume.release()
+        self.backing = self.metadata = self.bitmap = None
+
+    def disk_failed(self) -> None:
+        """on-io-error: detach (the default) or pass_on."""
+        if self.state.disk in {"Diskless", "Failed"}:
+            return
+        self.log(f"disk( {self.state.disk} -> Failed ) ")
+        self.host.truth.note(self.host.name, f"{self.name}: disk error")
+        if drbd_options.value(self.disk_options, drbd_options.DISK, "on-io-error") == "pass_on":
+            self.change(disk="Inconsistent")
+            return
+        self.change(disk="Failed")
+        self._release_disk()
+        self.change(disk="Diskless")
+        if self.session is not None:
+            self.session.disk_lost(self)
+
+    def _guarded(self, action: Callable[[md.Metadata], None]) -> None:
+        """Write metadata; an error of the disk is handled as the kernel does."""
+        try:
+            if self.metadata is not None:
+                action(self.metadata)
+        except OSError:
+            self.disk_failed()
+
+    def mark(self, offset: int, length: int, *, out_of_sync: bool) -> None:
+        """Set the bits of every block that is touched, or clear those of blocks that are covered whole."""
+        if self.bitmap is None or self.metadata is None:
+            return
+        first, last = offset // md.BLOCK, -(-(offset + length) // md.BLOCK)
+        if not out_of_sync:
+            first, last = -(-offset // md.BLOCK), (offset + length) // md.BLOCK
+        self.mark_blocks(first, last, out_of_sync=out_of_sync)
+
+    def mark_blocks(self, first: int, last: int, *, out_of_sync: bool) -> None:
+        bitmap = self.bitmap
+        if bitmap is not None and (parts := bitmap.set(first, last, out_of_sync)):
+            self._guarded(lambda area: area.write_bitmap(bitmap, parts))
+
+    def grow(self, size: int, *, clean: bool) -> None:
+        """Take a new size: the metadata moves to the new end of the backing device."""
+        assert self.backing is not None
+        assert self.metadata is not None
+        assert self.bitmap is not None
+        old, bits = self.bitmap.blocks, self.bitmap.dump()
+        metadata = md.Metadata(self.metadata.volume, self.backing.size, internal=self.metadata.internal)
+        bitmap = md.Bitmap(size // md.BLOCK)
+        bitmap.load(bits.ljust(-(-bitmap.blocks // 8), b"\0"))
+        if not clean:
+            bitmap.set(old, bitmap.blocks)
+        self.metadata, self.bitmap, self.known_size = metadata, bitmap, size
+        self.block = replace(self.block, agreed_size=size)
+        self._guarded(lambda area: area.write_log(tuple(self._log)))
+        self._guarded(lambda area: area.write(self.block))
+        self.write_bitmap()
+        self.tell(drbd_events.device(self, "change"))
+
+    def write_bitmap(self) -> None:
+        bitmap = self.bitmap
+        if bitmap is not None:
+            self._guarded(lambda area: area.write_bitmap(bitmap))
+
+    @property
+    def out_of_sync(self) -> int:
+        """KiB."""
+        return self.bitmap.count * (md.BLOCK // KIB) if self.bitmap is not None else 0
+
+    # --- as a block device ----------------------------------------------------------------------------------------
+
+    def opened(self, mode: str) -> None:
+        """The kernel's drbd_open(): only a Primary can be opened."""
+        if not self.primary:
+            raise os_error(errno.EROFS if mode == "w" else EMEDIUMTYPE, self.path)
+        self.opens[mode] += 1
+
+    def closed(self, mode: str) -> None:
+        self.opens[mode] -= 1
+        self.host.simulation.changed.notify()
+
+    @property
+    def in_use(self) -> bool:
+        return any(self.opens.values())
+
+    async def read(self, offset: int, length: int) -> bytes:
+        from agent.simulation import drbd_io
+
+        return await drbd_io.read(self, offset, length)
+
+    async def write(self, offset: int, data: bytes) -> None:
+        from agent.simulation import drbd_io
+
+        await drbd_io.write(self, offset, data)
+
+    def activity(self, offset: int, length: int) -> None:
+        """Note in the activity log that these bytes are being written (al-extents at most are kept)."""
+        extents = range(offset // md.AL_EXTENT, (offset + max(1, length) - 1) // md.AL_EXTENT + 1)
+        cold = [extent for extent in extents if extent not in self._log]
+        for extent in extents:
+            self._log[extent] = None
+            self._log.move_to_end(extent)
+        while len(self._log) > md.AL_EXTENTS:
+            self._log.popitem(last=False)
+        if cold:
+            self.counters.al_writes += 1
+            if self.block.flag(md.AL_CLEAN):
+                self.save(flags=self.block.flags & ~md.AL_CLEAN)
+            self._guarded(lambda area: area.write_log(tuple(self._log)))
+
+    def quiet(self) -> None:
+        """No longer Primary: nothing is in flight, so the activity log is empty."""
+        if self._log:
+            self._log.clear()
+            self._guarded(lambda area: area.write_log(()))
+
+    # --- shown ----------------------------------------------------------------------------------------------------
+
+    def device_statistics(self) -> dict[str, str | int]:
+        attaching = self.state.disk == "Attaching"
+        return {
+            "size": self.known_size // KIB if self.state.disk != "Diskless" or self.session else 0,
+            "read": self.counters.read,
+            "written": self.counters.written,
+            "al-writes": self.counters.al_writes,
+            "bm-writes": 0,
+            "upper-pending": self.in_flight,
+            "lower-pending": 2 if attaching else 0,
+            "al-suspended": "yes" if self.state.al_suspended else "no",
+            "blocked": "upper" if attaching or self.state.suspended != "no" else "no",
+        }
+
+    def peer_statistics(self) -> dict[str, str | int]:
+        return {
+            "received": self.counters.received,
+            "sent": self.counters.sent,
+            "out-of-sync": self.out_of_sync,
+            "pending": self.in_flight if self.net is not None else 0,
+            "unacked": 0,
+        }
+
+    # --- power ----------------------------------------------------------------------------------------------------
+
+    def power_lost(self) -> None:
+        """Memory is gone. What the disk holds stays as it is, also "Primary" in the super block."""
+        if self.primary:
+            self.host.truth.role(self.name, self.host.name, False)
+        for volume in {self.backing, self.metadata.volume if self.metadata else None}:
+            if volume is not None:
+                volume.claimed_by = None
+
+    @property
+    def fresh(self) -> bool:
+        return self.block.generation.masked.current == JUST_CREATED
+
+
+__all__ = ["PRIMARY", "SECONDARY", "UNKNOWN", "Counters", "Net", "Volume"]
