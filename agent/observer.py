@@ -3,7 +3,8 @@
 Sources: DRBD by `drbdsetup events2` (a bell; then read with `--now`), its percent by polling only while a resync runs;
 domains by a xenstore watch in the same way, and by `xl list` every second, five times as often while an operation
 runs, because xenstore does not tell of a pause; LVM after own changes and every 30 s; the host's facts every 10 s. A
-probe that fails leaves its last values and says so in `problems`: unreadable is never absent. Whoever needs a fact to act on calls a `read_*` method, which asks the tool now and raises when it cannot.
+probe that fails leaves its last values and says so in `problems`: unreadable is never absent. Whoever needs a fact to
+act on calls a `read_*` method, which asks the tool now and raises when it cannot.
 """
 
 from __future__ import annotations

@@ -32,15 +32,24 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
         await asyncio.sleep(0.01)
 
 
+CHANGING = ("lvcreate", "lvchange", "lvrename", "lvremove", "mkfs.ext4", "drbdadm", "drbdsetup")
+READING = (
+    ("drbdsetup", "events2"),
+    ("drbdadm", "get-gi"),
+    ("drbdadm", "dump-md"),
+    ("drbdadm", "--version"),
+)
+
+
 class Recorder:
     """A Host that notes every command of all agents that lived on it, and can let the agent die at one of them."""
 
     def __init__(self, inner: Host) -> None:
         self._inner = inner
         self.done: list[Completed] = []
-        self.asked = 0
-        self.die_at: tuple[int, str] | None = None  # (number of the command, "before" or "after" its effect)
-        self.die: Callable[[], None] = lambda: None
+        self.changes = 0  # commands so far that change something
+        self.die_at: tuple[int, str] | None = None  # (number of the change, "before" or "after" its effect)
+        self.die: Callable[[], Awaitable[None]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -50,19 +59,22 @@ class Recorder:
         return [one for one in self.done if one.argv[: len(words)] == words]
 
     async def run(self, argv: Sequence[str], *, timeout: float = 30.0, stdin: bytes = b"") -> Completed:
-        self.asked += 1
-        here = self.die_at is not None and self.asked == self.die_at[0]
-        if here and self.die_at is not None and self.die_at[1] == "before":
-            self._die()
+        due = None
+        if argv[0] in CHANGING and tuple(argv[:2]) not in READING:
+            self.changes += 1
+            if self.die_at is not None and self.die_at[0] == self.changes:
+                due, self.die_at = self.die_at[1], None
+        if due == "before":
+            await self._die()
         completed = await self._inner.run(argv, timeout=timeout, stdin=stdin)
         self.done.append(completed)
-        if here:
-            self._die()
+        if due == "after":
+            await self._die()
         return completed
 
-    def _die(self) -> None:
-        self.die_at = None
-        self.die()
+    async def _die(self) -> None:
+        assert self.die is not None
+        await self.die()
         raise asyncio.CancelledError
 
 
