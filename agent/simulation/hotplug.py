@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from agent.simulation.hypervisor import BACKENDS
 from agent.simulation.xl_parse import DiskSpec, VifSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCRIPTS = "/etc/xen/scripts"
-BACKENDS = "/sys/bus/xen-backend/devices"
 INITIALISING, INIT_WAIT, CONNECTED, CLOSING, CLOSED = 1, 2, 4, 5, 6  # XenbusState
 DRBD_MAJOR = 147
 

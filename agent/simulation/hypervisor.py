@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POWEROFF, REBOOT, SUSPEND, CRASH = 0, 1, 2, 3  # SHUTDOWN_* of xen/sched.h
 HVM_CAPS = "pv hvm hap shadow gnttab-v1 gnttab-v2"
+BACKENDS = "/sys/bus/xen-backend/devices"
 DOM0_UUID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -241,6 +242,7 @@ class Xen:
         store.write(f"/vm/{domain.uuid}/uuid", domain.uuid)
         store.write_all(f"/vm/{domain.uuid}/image", {"ostype": "linux", "kernel": spec.kernel or ""})
         store.write_all(f"/libxl/{domain.domid}", {"type": spec.type, "dm-version": "qemu_xen"})
+        self.host.files.provide(f"{BACKENDS}/console-{domain.domid}-0/devtype", lambda: "console\n")
         store.announce("@introduceDomain")
 
     def rename(self, domain: Domain, name: str) -> None:
@@ -251,6 +253,7 @@ class Xen:
 
     def forget_paths(self, domain: Domain) -> None:
         """xenstore forgets the domain: from here on its name is (null)."""
+        self.host.files.withdraw(f"{BACKENDS}/console-{domain.domid}-0/devtype")
         domain.name = None
         self.store.remove(domain.path)
         if self.by_uuid(domain.uuid) in (None, domain):

@@ -76,18 +76,22 @@ def say_name_taken(say: Say, domid: int, name: str) -> None:
     )
 
 
+async def create(xen: Xen, spec: DomainSpec, say: Say) -> Domain:
+    """A whole new domain, still paused. Raises LibxlError; nothing is left then."""
+    domain = await make(xen, spec, say)
+    await build(domain, say)
+    await attach(domain, say)
+    return domain
+
+
 async def build(domain: Domain, say: Say) -> None:
     """Kernel and memory of a domain that starts from nothing."""
     xen, spec = domain.xen, domain.spec
     await xen.host.clock.sleep(xen.settings.build)
-    for what, line, path in (("kernel", 646, spec.kernel), ("ramdisk", 659, spec.ramdisk)):
-        if path is None or spec.bootloader or xen.host.files.exists(path):
-            continue
-        say(
-            f"xc: error: panic: xg_dom_core.c:206: failed to open file '{path}': {ENOENT_TEXT}: Internal error\n"
-            f"libxl: error: libxl_dom.c:{line}:libxl__build_pv: xc_dom_{what}_file failed: {ENOENT_TEXT}\n"
-        )
-        await cannot_build(domain, say)
+    for what, path in (("kernel", spec.kernel), ("ramdisk", spec.ramdisk)):
+        if path is not None and not spec.bootloader and not xen.host.files.exists(path):
+            _say_no_file(say, spec.type, what, path)
+            await cannot_build(domain, say)
     if spec.kernel is None and spec.bootloader is None and spec.type != "hvm":
         say("xc: error: panic: xg_dom_core.c:667: xc_dom_find_loader: no loader found: Invalid kernel\n")
         say("libxl: error: libxl_dom.c:571:libxl__build_dom: xc_dom_parse_image failed\n")
@@ -101,6 +105,18 @@ async def build(domain: Domain, say: Say) -> None:
         await cannot_build(domain, say)
     domain.vcpus_online = spec.vcpus
     domain.guest = Guest(domain)
+
+
+def _say_no_file(say: Say, kind: str, what: str, path: str) -> None:
+    say(f"xc: error: panic: xg_dom_core.c:206: failed to open file '{path}': {ENOENT_TEXT}: Internal error\n")
+    pv, hvm = {"kernel": (646, 909), "ramdisk": (659, 926)}[what]
+    if kind == "pv":
+        say(f"libxl: error: libxl_dom.c:{pv}:libxl__build_pv: xc_dom_{what}_file failed: {ENOENT_TEXT}\n")
+        return
+    where = "libxl__load_hvm_firmware_module"
+    say(f"libxl: error: libxl_dom.c:{hvm}:{where}: xc_dom_{what}_file failed: {ENOENT_TEXT}\n")
+    say(f"libxl: error: libxl_dom.c:942:{where}: xc_dom_{{kernel_file/ramdisk_file}} failed: {ENOENT_TEXT}\n")
+    say("libxl: error: libxl_dom.c:1075:libxl__build_hvm: initializing domain firmware failed\n")
 
 
 async def cannot_build(domain: Domain, say: Say) -> NoReturn:
@@ -134,6 +150,8 @@ async def attach(domain: Domain, say: Say) -> None:
                 say, f"{SCRIPTS}/{vbd.script} add", str(failure) or f"{SCRIPTS}/{vbd.script} failed; error detected."
             )
             await _cannot_attach(domain, say, 1672, "domcreate_launch_dm", "disk")
+    if domain.spec.type == "hvm":
+        await _device_model(domain, say)
     for index, vif_spec in enumerate(domain.spec.vifs):
         vif = Vif(domain, index, vif_spec)
         domain.vifs[index] = vif
@@ -143,6 +161,22 @@ async def attach(domain: Domain, say: Say) -> None:
         except ScriptFailed as failure:
             _say_script(say, f"{SCRIPTS}/{vif_spec.script} online", str(failure))
             await _cannot_attach(domain, say, 1921, "domcreate_attach_devices", "vif")
+
+
+async def _device_model(domain: Domain, say: Say) -> None:
+    """qemu opens an HVM guest's disks at its own start, whatever a hotplug script put off."""
+    for vbd in domain.vbds.values():
+        if vbd.connected:
+            continue
+        what = f"domain {domain.domid} device model"
+        where = f"libxl_dm.c:3159:device_model_spawn_outcome: Domain {domain.domid}"
+        say(f"libxl: error: {where}:{what}: spawn failed (rc=-3)\n")
+        say(
+            f"libxl: error: libxl_create.c:1896:domcreate_devmodel_started: Domain {domain.domid}:"
+            "device model did not start: -3\n"
+        )
+        await _undo(domain, say)
+        raise LibxlError(ERROR_FAIL)
 
 
 def _say_script(say: Say, what: str, why: str) -> None:

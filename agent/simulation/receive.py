@@ -11,7 +11,7 @@ import json
 import struct
 from typing import NoReturn
 
-from agent.simulation import libxl, save_format
+from agent.simulation import libxl, monitor, save_format
 from agent.simulation.hypervisor import Domain, Xen
 from agent.simulation.migrate import STATE_PAGE, Move, moves
 from agent.simulation.process import Process
@@ -25,21 +25,25 @@ INCOMING = "--incoming"
 RECORD_LIMIT = 64 << 20  # a longer record means that the header was misread
 
 
+class _Fatal(Exception):
+    """xl gave up at once; why was said."""
+
+
 class _Truncated(Exception):
     """The stream ended; the text says in what."""
 
 
-async def receive(process: Process, *, paused: bool) -> int:
+async def receive(process: Process, *, paused: bool, monitored: bool) -> int:
     """Returns xl's exit status."""
-    return await _Receiver(process, paused=paused).receive()
+    return await _Receiver(process, paused=paused, monitored=monitored).receive()
 
 
 class _Receiver:
-    def __init__(self, process: Process, *, paused: bool) -> None:
+    def __init__(self, process: Process, *, paused: bool, monitored: bool) -> None:
         self.process = process
         self.xen = Xen.of(process.host)
         self.say = process.stderr.put
-        self._paused = paused
+        self._paused, self._monitored = paused, monitored
         self._sender = ""
         self._move = Move(process.host.name)
 
@@ -49,9 +53,13 @@ class _Receiver:
             return 1
         try:
             domain, name = await self._create()
+        except _Fatal:
+            return 1
         except libxl.LibxlError as failure:
             self.say(f"migration target: Domain creation failed (code {failure.code}).\n")
             return 1
+        if self._monitored:
+            monitor.start(domain)
         self.say("migration target: Transfer complete, requesting permission to start domain.\n")
         if not await self._write(save_format.READY):
             return 1
@@ -97,7 +105,8 @@ class _Receiver:
             mandatory, optional, length = save_format.parse_xl_header(header)
         except _Truncated:
             self._truncated(f"header from {SOURCE}")
-            raise libxl.LibxlError(libxl.ERROR_FAIL) from None
+            self.say("xl: fatal error: xl_vmcontrol.c:715: Protocol error: libxl_read_exactly\n")
+            raise _Fatal from None
         except StreamError as error:
             self.say(f"{error}\n")
             raise libxl.LibxlError(libxl.ERROR_INVAL) from None
@@ -107,7 +116,8 @@ class _Receiver:
             spec = from_json(json.loads(config[4:].rstrip(b"\0")))
         except _Truncated:
             self._truncated(f"optdata from {SOURCE}")
-            raise libxl.LibxlError(libxl.ERROR_FAIL) from None
+            self.say("xl: fatal error: xl_vmcontrol.c:744: Protocol error: libxl_read_exactly\n")
+            raise _Fatal from None
         except (ConfigError, ValueError) as error:
             self.say(f"{error}\n")
             raise libxl.LibxlError(libxl.ERROR_INVAL) from None

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.host import Completed
-from agent.simulation import libxl, migrate, receive, xl_text
+from agent.simulation import libxl, migrate, monitor, receive, xl_text
 from agent.simulation.hypervisor import Domain, Xen
 from agent.simulation.process import Process, done, failed
 from agent.simulation.transport import shell
@@ -187,13 +187,13 @@ async def create(process: Process, words: Sequence[str]) -> int:
         say(f"{error}\n")
         return 1
     try:
-        domain = await libxl.make(xen, spec, say)
-        await libxl.build(domain, say)
-        await libxl.attach(domain, say)
+        domain = await libxl.create(xen, spec, say)
     except libxl.LibxlError as error:
         return -error.code
     if "p" not in found:
         domain.unpause()
+    if "e" not in found:
+        monitor.start(domain)
     return 0
 
 
@@ -352,7 +352,7 @@ async def migrate_(process: Process, words: Sequence[str]) -> int:
 
 async def migrate_receive(process: Process, words: Sequence[str]) -> int:
     found = options(words, "Fedrp")
-    return await receive.receive(process, paused="p" in found)
+    return await receive.receive(process, paused="p" in found, monitored="e" not in found)
 
 
 COMMANDS: dict[str, Callable[[Process, Sequence[str]], Awaitable[int]]] = {

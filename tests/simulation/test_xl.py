@@ -340,7 +340,7 @@ async def test_backends_while_paused(mk1: SimulatedHost) -> None:
     """Attached, but not connected: state 2 and 1, and sysfs already has the device."""
     await create(mk1, config(), "-p")
     real = sample("handover/01-first-migrate-p.txt")
-    assert await mk1.list_dir("/sys/bus/xen-backend/devices") == ["vbd-1-51712", "vif-1-0"]
+    assert await mk1.list_dir("/sys/bus/xen-backend/devices") == ["console-1-0", "vbd-1-51712", "vif-1-0"]
     assert (await xl(mk1, "block-list", NAME)).stdout in real
     shown = (await mk1.run(["xenstore-ls", "/local/domain/0/backend/vbd/1/51712"])).stdout
     for line in ('state = "2"', 'physical-device = "93:1"', 'hotplug-status = "connected"'):
@@ -372,3 +372,75 @@ async def test_a_zombie_holds_its_disk_until_the_host_restarts(
     simulation.power_off("mk1")
     simulation.power_on("mk1")
     assert await states(mk1) == {}
+
+
+@pytest.mark.parametrize("kind", ["pv", "pvh"])
+async def test_kernel_and_ramdisk_must_be_there(mk1: SimulatedHost, kind: str) -> None:
+    for text in (config(kind=kind, kernel="/boot/none"), config(kind=kind) + 'ramdisk = "/boot/none"\n'):
+        created = await create(mk1, text)
+        assert created.exit == 3
+        assert created.stderr.splitlines()[1] == (
+            "xc: error: panic: xg_dom_core.c:206: failed to open file '/boot/none': "
+            "No such file or directory: Internal error"
+        )
+        assert "cannot (re-)build domain: -3" in created.stderr
+        assert await states(mk1) == {}
+
+
+async def test_hvm_opens_its_disks_at_its_start(simulation: Simulation, mk1: SimulatedHost) -> None:
+    refused = await create(simulation.hosts["mk2"], config(kind="hvm"))
+    assert refused.exit == 3
+    assert "device model did not start: -3" in refused.stderr
+    assert await states(simulation.hosts["mk2"]) == {}
+    assert (await create(mk1, config(kind="hvm"))).exit == 0
+    await until_records(simulation)
+
+
+# --- without -e -----------------------------------------------------------------------------------------------------
+
+
+async def monitored(host: SimulatedHost, text: str) -> None:
+    await host.write_text("/etc/xen/shaolin.cfg", text)
+    assert (await xl(host, "create", "/etc/xen/shaolin.cfg")).exit == 0
+
+
+async def test_xls_own_monitor_acts_on_the_end(simulation: Simulation, mk1: SimulatedHost) -> None:
+    await monitored(mk1, config())
+    await until_records(simulation)
+    await xl(mk1, "reboot", NAME)
+    await until(simulation, lambda: [found.domid for found in Xen.of(mk1)] == [2])
+    await until_records(simulation)
+    await xl(mk1, "shutdown", NAME)
+    await until(simulation, lambda: not Xen.of(mk1).domains)
+
+
+async def test_preserve(simulation: Simulation, mk1: SimulatedHost) -> None:
+    await monitored(mk1, config() + 'on_crash = "preserve"\n')
+    await until_records(simulation)
+    await xl(mk1, "sysrq", NAME, "c")
+    await until(simulation, lambda: domain(mk1).flags == "---sc-")
+    await xl(mk1, "destroy", NAME)
+    assert await states(mk1) == {}
+
+
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_seed_gives_the_same_story_on_the_virtual_clock(tmp_path: Path) -> None:
+    stories = []
+    for turn in range(2):
+        async with Simulation(tmp_path / str(turn), clock="virtual", seed=7) as simulation:
+            disk, mk1, mk2 = SharedDisk(simulation), simulation.hosts["mk1"], simulation.hosts["mk2"]
+            await create(mk1)
+            await simulation.clock.sleep(30)
+            assert (await xl(mk1, "migrate", "-p", "-e", NAME, "mk2")).exit == 0
+            assert disk.demote()
+            disk.primary = "mk2"
+            await mk2.run(["xenstore-write", "/local/domain/0/backend/vbd/1/51712/physical-device", "93:1"])
+            await xl(mk2, "unpause", NAME)
+            await simulation.clock.sleep(30)
+            simulation.truth.check()
+            records = simulation.truth.records(UUID)
+            assert records.count > 200
+            stories.append((records.acknowledged, records.longest_pause, simulation.truth.story(1000)))
+    assert stories[0] == stories[1]
