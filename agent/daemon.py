@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptography import x509
+from pydantic import ValidationError
 
 from agent.content import InitialSyncHandler, WriteContentHandler
 from agent.core import Context, TlsFiles
@@ -25,6 +26,8 @@ from agent.protocol import AGENT_URI_PREFIX, API_PORT, RELOCATION_PORT
 from agent.server import Server
 from agent.tls import TlsError
 from agent.volumes import Volumes
+
+DRAIN_SECONDS = 30.0  # for commands that run when the agent is asked to stop
 
 
 class StartError(Exception):
@@ -94,7 +97,6 @@ class Agent:
             tls=self._tls,
             relocation=self._relocation,
         )
-        self._context = context
         promises = Promises(journal)
         context.observer = Observer(context, term=promises.term, desired=promises.desired)
         context.operations = Operations(context)
@@ -104,8 +106,12 @@ class Agent:
         context.migration = Relocation(context)
         context.operations.register("initial-sync", InitialSyncHandler(context, volumes))
         context.operations.register("write-content", WriteContentHandler(context, volumes))
-        volumes.load()
-        context.operations.load()
+        self._context = context
+        try:
+            volumes.load()
+            context.operations.load()
+        except ValidationError as error:
+            raise StartError(f"the journal in {self._state_dir} holds a record of another version: {error}") from error
         await context.observer.start()
         await volumes.start()
         await context.domains.start()
@@ -124,7 +130,7 @@ class Agent:
         await self._context.migration.stop()
         self._host.kill()
         await self._context.tasks.cancel_all()
-        await self._host.drain()
+        await self._host.drain(DRAIN_SECONDS)
         self._context.journal.close()
         self._context.log().info("agent stopped")
 

@@ -93,7 +93,7 @@ class Host(Protocol):
         ...
 
     async def write_text(self, path: str, text: str, *, mode: int = 0o600) -> None:
-        """Atomically: a temporary file beside it (name not ending like the target), fsync, rename, fsync of the folder."""
+        """Atomically: a temporary file beside it (its name ends otherwise), fsync, rename, fsync of the folder."""
         ...
 
     async def remove(self, path: str) -> None:

@@ -31,26 +31,26 @@ class KillableHost:
         for pipe in self._pipes:
             self._leave(asyncio.ensure_future(pipe.stdio.close_write()))
 
-    async def drain(self) -> None:
-        """Wait until the commands that were running at `kill` have ended."""
-        while self._orphans:
-            await asyncio.wait(tuple(self._orphans))
+    async def drain(self, seconds: float) -> None:
+        """Wait until the commands that nobody waits for any more have ended, at most that long."""
+        if self._orphans:
+            await asyncio.wait(tuple(self._orphans), timeout=seconds)
 
     def check_alive(self) -> None:
         if self._killed:
             raise asyncio.CancelledError("the agent was killed")
 
     async def _pass(self, work: Awaitable[T]) -> T:
-        """Await `work`; when the agent is killed meanwhile it goes on alone, as a child process would."""
+        """Await `work`. Whoever waits may be cancelled or killed; a command that was begun goes on to its end.
+
+        Ending it in the middle would leave what it did unknown; so does its time limit, but that is long.
+        """
         task: asyncio.Future[T] = asyncio.ensure_future(work)
         try:
             result = await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._killed:
+            if not task.done():
                 self._leave(task)
-            elif not task.done():
-                task.cancel()
-                await asyncio.wait({task})
             raise
         self.check_alive()
         return result

@@ -32,7 +32,8 @@ class VolumeRecord(BaseModel):
     volume: Literal["none", "making", "made", "adopted"] = "none"
     """made: it was there, so if it is gone, data is gone. adopted: it carried our uid before this journal knew it."""
     metadata: Literal["none", "creating", "created"] = "none"
-    options: str = ""  # VolumeDesired.options that the kernel was given
+    options: str = ""  # VolumeDesired.options that the kernel was given, and the addresses
+    addresses: tuple[str, ...] = ()
     up_in: str = ""  # boot id in which the disk was attached: a detached disk in the same boot has failed
     used: bool = False  # a domain here had it as its disk
     forced_by: str | None = None  # id of the operation that forced this host Primary, once in the resource's life
@@ -44,6 +45,10 @@ class VolumeRecord(BaseModel):
     @property
     def owner(self) -> str:
         return f"DrbdVolume {self.desired.namespace}/{self.desired.name}"
+
+    @property
+    def addresses_wanted(self) -> tuple[str, ...]:
+        return tuple(f"{member.node}={member.address}" for member in self.desired.members)
 
     @property
     def lv_key(self) -> str:

@@ -18,7 +18,7 @@ from agent.drivers.lvm import owner_tag
 from agent.guards import CREATE_METADATA, DEMOTE, PROMOTE, MetadataFacts, RoleFacts, require
 from agent.host import CommandTimedOut
 from agent.ownership import RESERVE, OwnershipFacts
-from agent.protocol import LogicalVolumeState, Refusal, VolumeDesired, VolumeRemoval, VolumeState
+from agent.protocol import Refusal, VolumeDesired, VolumeRemoval, VolumeState
 from agent.records import VolumeRecord, external_metadata_size
 from agent.removal import Removal
 
@@ -90,14 +90,14 @@ class Volumes:
         """Make it so. Raises Refused with what stands against it; VolumeState.problem says the same afterwards."""
         async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, desired.uid):
             record = await self._reserve(resource, desired)
+            if record.desired.role == "Secondary":  # first: a role is given up although the disk has failed
+                await self._demote(resource, record)
             if LEVELS.index(record.desired.level) >= LEVELS.index("Provisioned"):
                 record = await self._provision(resource, record)
             if record.desired.level == "Up":
                 record = await self._up(resource, record)
                 if record.desired.role == "Primary":
                     await self._promote(resource, record)
-                else:
-                    await self._demote(resource, record)
         return self._context.observer.state.volumes[resource]
 
     async def remove(self, resource: str, removal: VolumeRemoval) -> None:
@@ -209,14 +209,19 @@ class Volumes:
     async def _metadata(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         """DRBD metadata: made once, where clearly none is, on an LV that is ours."""
         kernel = (await self._context.observer.read_drbd()).get(resource)
-        attached = kernel is not None and kernel.disk != "Diskless"
-        if attached:
+        if kernel is not None and kernel.disk != "Diskless":
             return record if record.metadata == "created" else self.save(resource, record, metadata="created")
+        if kernel is not None and record.up_in == self._context.boot_id:
+            raise Refused(
+                "DiskFailed",
+                f"DRBD detached the disk of {resource} on {self._context.node} (an IO error?); see the kernel log,"
+                f" replace the disk, then `drbdadm attach {resource}`",
+            )
         generation = await self._context.drbd.metadata(resource)
         if generation is not None and (record.metadata == "creating" or record.volume == "adopted"):
             record = self.save(resource, record, metadata="created")
         if generation is None or record.metadata == "none":
-            require(CREATE_METADATA, self._metadata_facts(record, generation is None, attached))
+            require(CREATE_METADATA, self._metadata_facts(record, generation is None))
             record = self.save(resource, record, metadata="creating")
             await self._context.drbd.create_metadata(resource)
             generation = await self._context.drbd.metadata(resource)
@@ -226,30 +231,26 @@ class Volumes:
         self._context.observer.put_generation(resource, generation)
         return record
 
-    def _metadata_facts(self, record: VolumeRecord, clearly_none: bool, attached: bool) -> MetadataFacts:
-        volumes = self._context.observer.state.logical_volumes
-        holder: LogicalVolumeState | None = volumes.get(record.metadata_key or record.lv_key)
-        return MetadataFacts(record=record, logical_volume=holder, clearly_none=clearly_none, attached=attached)
+    def _metadata_facts(self, record: VolumeRecord, clearly_none: bool) -> MetadataFacts:
+        volumes = self._context.observer.state.logical_volumes  # read by _reserve or _logical_volumes just now
+        holder = volumes.get(record.metadata_key or record.lv_key)
+        return MetadataFacts(record=record, logical_volume=holder, clearly_none=clearly_none, attached=False)
 
     async def _up(self, resource: str, record: VolumeRecord) -> VolumeRecord:
-        """Attached and connecting. A disk that DRBD detached in this boot has failed and is not attached again."""
+        """Attached and connecting, with the options and addresses that are wanted."""
         kernel = (await self._context.observer.read_drbd()).get(resource)
+        as_wanted = (record.options, record.addresses) == (record.desired.options, record.addresses_wanted)
         if kernel is None:
             await self._context.drbd.up(resource)
-        elif kernel.disk == "Diskless" and record.up_in == self._context.boot_id:
-            raise Refused(
-                "DiskFailed",
-                f"DRBD detached the disk of {resource} on {self._context.node} (an IO error?); see the kernel log,"
-                f" replace the disk, then `drbdadm attach {resource}`",
-            )
-        elif kernel.disk == "Diskless" or kernel.peer is None or record.options != record.desired.options:
+        elif kernel.disk == "Diskless" or kernel.peer is None or not as_wanted:
             await self._context.drbd.adjust(resource)
         else:
             return self._attached(resource, record)
         kernel = await self._reread(resource)
         if kernel.disk == "Diskless":
             raise Refused("NotConfirmed", f"{resource} is configured in the kernel without its disk")
-        return self._attached(resource, self.save(resource, record, options=record.desired.options))
+        update = {"options": record.desired.options, "addresses": record.addresses_wanted}
+        return self._attached(resource, self.save(resource, record, **update))
 
     def _attached(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         if record.up_in == self._context.boot_id:
@@ -295,7 +296,7 @@ class Volumes:
         patience: float = 5.0,
     ) -> None:
         facts = await self._role_facts(resource)
-        if facts.kernel is not None and facts.kernel.role == "Secondary":
+        if facts.readable and (facts.kernel is None or facts.kernel.role == "Secondary"):
             return
         domains = await _or_none(self._context.observer.read_domains())
         require(DEMOTE, replace(facts, domains=domains, leaving=leaving))
