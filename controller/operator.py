@@ -138,10 +138,10 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.scanning.disabled = True  # no watching of CRDs and namespaces: the kinds are there before kopf starts
     settings.process.ultimate_exiting_timeout = None  # it would kill the whole process
-    settings.watching.server_timeout = 300.0
-    settings.watching.client_timeout = 310.0
-    settings.watching.connect_timeout = 30.0
-    settings.watching.inactivity_timeout = 70.0
+    settings.watching.server_timeout = 300  # a whole number: the API server refuses "300.0"
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 30
+    settings.watching.inactivity_timeout = 70
     return settings
 
 

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 SECTIONS = ("volumes", "vms", "domains", "logical_volumes", "operations")
 SCALARS = ("facts", "term", "desired", "problems")
-FIRST_RETRY, LAST_RETRY = 0.2, 15.0
+FIRST_RETRY, LAST_RETRY = 0.2, 5.0
 GRACE_SECONDS = 3.0
 
 

@@ -326,6 +326,12 @@ def is_ready(found: Any) -> bool:
     )
 
 
+def is_unknown(found: Any) -> bool:
+    """What is true cannot be seen."""
+    ready = condition(found.status.conditions, "Ready")
+    return ready is not None and ready.status == "Unknown"
+
+
 def object_writes(controller: Controller) -> int:
     """API writes of a controller so far, without its lease's renewals."""
     return sum(count for (_, resource), count in controller.api.writes.items() if resource != "leases")
