@@ -193,6 +193,29 @@ class Simulation:
     def power_on(self, name: str) -> None:
         self.hosts[name].power_on()
 
+    def fail_disk(self, name: str, path: str | None = None) -> None:
+        """IO errors from now on: of one logical volume (/dev/GROUP/NAME), or of every disk of the host.
+
+        What DRBD has attached there is detached at its next access, as with on-io-error detach.
+        """
+        self.truth.note(name, f"disk fails: {path or 'all'}")
+        self._set_disk(name, path, failed=True)
+
+    def repair_disk(self, name: str, path: str | None = None) -> None:
+        self.truth.note(name, f"disk works again: {path or 'all'}")
+        self._set_disk(name, path, failed=False)
+
+    def _set_disk(self, name: str, path: str | None, *, failed: bool) -> None:
+        """Raises KeyError when there is no such volume."""
+        groups = self.hosts[name].volume_groups
+        if path is None:
+            for group in groups.groups.values():
+                group.failed = failed
+            return
+        if (volume := groups.find(path)) is None:
+            raise KeyError(path)
+        volume.failed = failed
+
     def hang(self, name: str, program: str) -> None:
         self.truth.note(name, f"{program} hangs from now on")
         self.hosts[name].hang(program)

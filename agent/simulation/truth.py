@@ -9,7 +9,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from agent.simulation.drbd_config import parse
+from agent.simulation.drbd_metadata import Metadata, NoMetadata
+from agent.simulation.sparse import SparseFile, first_difference
 
 if TYPE_CHECKING:
     from agent.simulation.cluster import Simulation
@@ -126,6 +130,69 @@ class Truth:
 
     def records(self, uuid: str) -> Records:
         return self._records.get(uuid, Records())
+
+    def replicas(self, resource: str) -> dict[str, SparseFile]:
+        """The backing disks of a resource by host, wherever a host that is on configures it; `size` is what is usable.
+
+        Without metadata a disk holds no replica.
+        """
+        found = {}
+        for name, host in self._simulation.hosts.items():
+            for config in parse(host.files):
+                part = config.hosts.get(name)
+                if config.name != resource or part is None:
+                    continue
+                backing = host.volume_groups.find(part.disk)
+                internal = part.meta_disk == "internal"
+                holder = backing if internal else host.volume_groups.find(part.meta_disk)
+                if backing is None or holder is None:
+                    continue
+                metadata = Metadata(holder, backing.size, internal=internal)
+                try:
+                    agreed = metadata.read().agreed_size
+                except (NoMetadata, OSError):
+                    continue
+                found[name] = SparseFile(backing.file.path, min(metadata.usable, agreed or metadata.usable))
+        return found
+
+    def difference(self, resource: str) -> str | None:
+        """Why the replicas are not identical, byte for byte; None when they are."""
+        replicas = self.replicas(resource)
+        if len(replicas) < 2:
+            return f"{resource} has {len(replicas)} replica(s): {', '.join(replicas) or 'none'}"
+        (first, one), *others = replicas.items()
+        for name, other in others:
+            if one.size != other.size:
+                return f"{resource} has {one.size} bytes on {first}, {other.size} on {name}"
+            if (at := first_difference(one, other, one.size)) is not None:
+                return f"{resource} differs at byte {at} between {first} and {name}"
+        return None
+
+    def replicas_identical(self, resource: str) -> bool:
+        """Every byte, on at least two hosts. A write under way makes a difference: ask when nothing writes."""
+        return self.difference(resource) is None
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that is known, as JSON (GET /truth)."""
+        return {
+            "ok": not self.violations and not self._simulation.defects and not self._simulation.tasks.failures,
+            "violations": list(self.violations),
+            "defects": [repr(one) for one in (*self._simulation.defects, *self._simulation.tasks.failures)],
+            "running": {uuid: self.running(uuid) for uuid, places in self._running.items() if places},
+            "primaries": {resource: self.primaries(resource) for resource, hosts in self._primaries.items() if hosts},
+            "twoPrimariesSeconds": dict(self.two_primaries_seconds),
+            "records": {
+                uuid: {
+                    "issued": records.issued,
+                    "acknowledged": records.acknowledged,
+                    "lastAt": records.last_at,
+                    "longestPause": records.longest_pause,
+                    "hosts": records.hosts,
+                }
+                for uuid, records in self._records.items()
+            },
+            "now": self._simulation.clock.now(),
+        }
 
     def story(self, lines: int = STORY_SHOWN) -> str:
         return "\n".join(
