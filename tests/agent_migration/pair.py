@@ -1,0 +1,290 @@
+"""Two simulated hosts with their agents, asked as the server would ask them; and how to start one VM on a volume."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from agent import pki
+from agent.core import Context
+from agent.daemon import Agent
+from agent.protocol import (
+    DomainDesired,
+    DomainState,
+    InitialSync,
+    Member,
+    MigrateReceive,
+    MigrateSend,
+    OperationCancel,
+    OperationRequest,
+    OperationState,
+    Refusal,
+    VmState,
+    VolumeDesired,
+)
+from agent.simulation.cluster import Simulation
+from agent.simulation.guest import Guest
+from agent.simulation.hypervisor import Xen
+from tests.agent_migration.vm_facts import NAME, UID, config, desired
+
+VOLUME_UID = "99999999-9999-4999-8999-999999999999"
+RESOURCE = "vm_shaolin"
+LIMIT = 40.0
+
+
+async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+    """Wait for a condition; fails with `what` after `limit` seconds."""
+    end = asyncio.get_running_loop().time() + limit
+    while True:
+        answer = condition()
+        if answer if isinstance(answer, bool) else await answer:
+            return
+        assert asyncio.get_running_loop().time() < end, f"never came: {what}"
+        await asyncio.sleep(0.005)
+
+
+class Pair:
+    """mk1 and mk2. `agents[name]` is the agent that lives there now."""
+
+    def __init__(self, simulation: Simulation, directory: Path) -> None:
+        self.simulation = simulation
+        self.directory = directory
+        authority = pki.create_authority(directory / "pki")
+        self.tls = {name: pki.issue_agent(authority, name, directory / "pki" / name) for name in simulation.hosts}
+        self.ports = {name: _free_port() for name in simulation.hosts}
+        self.agents: dict[str, Agent] = {}
+        for host in simulation.hosts.values():
+            Xen.of(host).configure(record_interval=0.02)
+
+    # --- agents ---------------------------------------------------------------------------------------------------
+
+    async def start(self, name: str) -> None:
+        agent = Agent(
+            self.simulation.hosts[name],
+            self.directory / "state" / name,
+            name,
+            api=("127.0.0.1", 0),
+            relocation=("127.0.0.1", self.ports[name]),
+            tls=self.tls[name],
+        )
+        await agent.start()
+        self.agents[name] = agent
+
+    async def kill(self, name: str) -> None:
+        await self.agents.pop(name).kill()
+
+    async def reboot(self, name: str) -> None:
+        """The host loses power and comes back, its agent with it."""
+        if name in self.agents:
+            await self.kill(name)
+        self.simulation.power_off(name)
+        self.simulation.power_on(name)
+        await self.start(name)
+
+    async def close(self) -> None:
+        for name in list(self.agents):
+            await self.kill(name)
+
+    def at(self, name: str) -> Context:
+        return self.agents[name].context
+
+    # --- volume and VM --------------------------------------------------------------------------------------------
+
+    def volume(self, role: Literal["Primary", "Secondary"]) -> VolumeDesired:
+        members = tuple(Member(node=name, address=host.address) for name, host in self.simulation.hosts.items())
+        return VolumeDesired(
+            term=1,
+            uid=VOLUME_UID,
+            namespace="default",
+            name="vm-shaolin",
+            resource=RESOURCE,
+            minor=1,
+            port=7789,
+            group="vg0",
+            logical_volume=RESOURCE,
+            size=16 << 20,
+            members=members,
+            role=role,
+        )
+
+    async def make_volume(self, primary: str = "mk1") -> None:
+        for name in self.agents:
+            await self.at(name).volumes.put(RESOURCE, self.volume("Secondary"))
+        await until(lambda: self._peer(primary) == ("Connected", "Inconsistent"), "connected")
+        await self.operate(primary, "sync", InitialSync(resource=RESOURCE, uid=VOLUME_UID))
+        await self.ended(primary, "sync", "Succeeded")
+        await self.synced()
+        await self.at(primary).volumes.put(RESOURCE, self.volume("Primary"))
+
+    def _peer(self, name: str) -> tuple[str, str] | None:
+        seen = self.at(name).observer.state.volumes.get(RESOURCE)
+        return (seen.peer.connection, seen.peer.disk) if seen is not None and seen.peer is not None else None
+
+    async def synced(self) -> None:
+        for name in list(self.agents):
+            await until(
+                lambda name=name: (
+                    self._peer(name) == ("Connected", "UpToDate")  # type: ignore[misc]
+                    and self.at(name).observer.state.volumes[RESOURCE].disk == "UpToDate"
+                ),
+                f"UpToDate/UpToDate on {name}",
+            )
+
+    async def wish(self, name: str, **changes: Any) -> VmState:
+        return await self.at(name).domains.put(NAME, self.domain(**changes))
+
+    def domain(self, **changes: Any) -> DomainDesired:
+        values = {"epoch": 1, "config": config(kernel=None, bootloader="pygrub"), "shutdown_grace_seconds": 5.0}
+        return desired(**(values | changes))
+
+    def vm(self, name: str) -> VmState | None:
+        return self.at(name).observer.state.vms.get(UID)
+
+    async def becomes(self, name: str, status: str) -> VmState:
+        def seen() -> bool:
+            vm = self.vm(name)
+            return vm is not None and vm.status == status
+
+        try:
+            await until(seen, status)
+        except AssertionError:
+            raise AssertionError(f"{NAME} on {name} never became {status}: {self.vm(name)}") from None
+        vm = self.vm(name)
+        assert vm is not None
+        return vm
+
+    async def run(self, name: str = "mk1", **changes: Any) -> None:
+        await self.wish(name, **changes)
+        await self.becomes(name, "running")
+        await self.writes()
+
+    async def writes(self) -> None:
+        """The guest acknowledges new records: it lives, and so does its disk."""
+        before = self.simulation.truth.records(UID).count
+        await until(lambda: self.simulation.truth.records(UID).count > before + 2, "new records of the guest")
+
+    def guest(self, name: str) -> Guest:
+        """The VM's guest on that host, to make it power off, reboot or crash."""
+        domain = Xen.of(self.simulation.hosts[name]).by_uuid(UID)
+        assert domain is not None
+        assert domain.guest is not None
+        return domain.guest
+
+    # --- operations -----------------------------------------------------------------------------------------------
+
+    async def operate(self, name: str, operation: str, body: Any) -> OperationState:
+        return await self.at(name).operations.submit(OperationRequest(id=operation, term=1, body=body))
+
+    async def receive(self, operation: str = "move", *, to: str = "mk2", epoch: int = 2, **changes: Any) -> None:
+        source = "mk1" if to == "mk2" else "mk2"
+        await self.operate(to, operation, MigrateReceive(domain=self.domain(epoch=epoch, **changes), source=source))
+
+    async def send(self, operation: str = "move", *, to: str = "mk2", epoch: int = 1, **changes: Any) -> None:
+        source = "mk1" if to == "mk2" else "mk2"
+        body = MigrateSend(
+            domain=self.domain(epoch=epoch, **changes),
+            target=to,
+            target_address="127.0.0.1",
+            target_port=self.ports[to],
+        )
+        await self.operate(source, operation, body)
+
+    async def move(self, operation: str = "move", *, to: str = "mk2", epoch: int = 1, **changes: Any) -> None:
+        """Both sides asked, as the controller does; not waited for."""
+        await self.receive(operation, to=to, epoch=epoch + 1, **changes)
+        await self.send(operation, to=to, epoch=epoch, **changes)
+
+    async def cancel(self, name: str, operation: str = "move") -> OperationState:
+        return await self.at(name).operations.cancel(operation, OperationCancel(term=1, uid=UID))
+
+    def operation(self, name: str, operation: str = "move") -> OperationState | None:
+        return self.at(name).observer.state.operations.get(operation)
+
+    async def ended(self, name: str, operation: str, outcome: str) -> OperationState:
+        def over() -> bool:
+            seen = self.operation(name, operation) if name in self.agents else None
+            return seen is not None and seen.outcome is not None
+
+        try:
+            await until(over, "end")
+        except AssertionError:
+            seen = self.operation(name, operation)
+            raise AssertionError(
+                f"{operation} on {name} does not end: {seen}\n{self.simulation.truth.story()}"
+            ) from None
+        seen = self.operation(name, operation)
+        assert seen is not None
+        assert seen.outcome == outcome, f"{seen}\n{self.simulation.truth.story()}"
+        return seen
+
+    async def troubled(self, name: str, reason: str, operation: str = "move") -> Refusal:
+        def held() -> bool:
+            seen = self.operation(name, operation)
+            return (
+                seen is not None and seen.outcome is None and seen.refusal is not None and seen.refusal.reason == reason
+            )
+
+        try:
+            await until(held, reason)
+        except AssertionError:
+            raise AssertionError(f"not held up by {reason}: {self.operation(name, operation)}") from None
+        seen = self.operation(name, operation)
+        assert seen is not None
+        assert seen.refusal is not None
+        return seen.refusal
+
+    async def phase(self, name: str, phase: str, operation: str = "move") -> None:
+        def there() -> bool:
+            seen = self.operation(name, operation)
+            return seen is not None and any(step.name == phase for step in seen.steps)
+
+        await until(there, f"{phase} on {name}")
+
+    # --- what is true ---------------------------------------------------------------------------------------------
+
+    async def domains(self, name: str) -> tuple[DomainState, ...]:
+        return await self.at(name).xen.domains()
+
+    def running(self) -> tuple[str, ...]:
+        return self.simulation.truth.running(UID)
+
+    def primaries(self) -> tuple[str, ...]:
+        return self.simulation.truth.primaries(RESOURCE)
+
+    async def runs_only_on(self, name: str) -> None:
+        """It runs there, writes, its disk is Primary there alone, and nothing of it is left elsewhere."""
+        await until(lambda: self.running() == (name,), f"{NAME} runs on {name} alone")
+        assert self.primaries() == (name,)
+        await self.writes()
+        for other in self.agents:
+            if other != name:
+                assert await self.domains(other) == ()
+        assert [one.name for one in await self.domains(name)] == [NAME]
+        self.simulation.truth.check()
+
+
+def _free_port() -> int:
+    """A port that an agent can have again after it was killed."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def relays() -> set[int]:
+    """Relay processes of this test process."""
+    me, found = os.getpid(), set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            if parent == me and b"agent.migration.relay" in words:
+                found.add(int(entry.name))
+    return found
