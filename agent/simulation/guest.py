@@ -149,7 +149,7 @@ class Guest:
                 return
             vbd = next(iter(self.domain.vbds.values()), None)
             if vbd is not None and vbd.disk.access == "w":
-                self._busy = self.domain.xen.tasks.start(self._record(vbd), f"guest {self.domain.domid} writes")
+                self._busy = self.domain.xen.start(self._record(vbd), f"guest {self.domain.domid} writes")
 
     def interval(self) -> float:
         """Seconds to its next turn: longer when many guests share the simulation."""

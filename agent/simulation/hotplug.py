@@ -29,7 +29,11 @@ DRBD_MAJOR = 147
 
 
 class ScriptFailed(Exception):
-    """A hotplug script exited 1; the text is what it left in hotplug-error, "" = nothing."""
+    """A hotplug script failed; the text is what it left in hotplug-error, "" = nothing. `missing`: there is none."""
+
+    def __init__(self, why: str, *, missing: bool = False) -> None:
+        super().__init__(why)
+        self.missing = missing
 
 
 def device_number(path: str) -> str | None:
@@ -180,7 +184,7 @@ class Vbd:
             store = self.domain.xen.store
             if store.read(self.path) is not None:
                 store.write_all(self.path, {"online": "0", "state": str(CLOSING)})
-            self._closed = self.domain.xen.tasks.start(self._close(), f"blkback closes {self.path}")
+            self._closed = self.domain.xen.start(self._close(), f"blkback closes {self.path}")
             self._tell()
 
     async def _close(self) -> None:
@@ -252,12 +256,18 @@ async def add_disk(vbd: Vbd) -> None:
     """Run the disk's hotplug script with `add`. Raises ScriptFailed."""
     xen = vbd.domain.xen
     await xen.host.clock.sleep(xen.settings.hotplug)
+    _must_exist(xen, vbd.script)
     if vbd.script == "block-xentandem":
         _block_xentandem(xen, vbd)
     elif vbd.script == "block":
         _block(xen, vbd)
     else:
         raise ScriptFailed("")
+
+
+def _must_exist(xen: Xen, script: str) -> None:
+    if not xen.host.files.exists(f"{SCRIPTS}/{script}"):
+        raise ScriptFailed("", missing=True)
 
 
 def _block(xen: Xen, vbd: Vbd) -> None:
@@ -301,6 +311,7 @@ async def add_interface(vif: Vif) -> None:
     """vif-bridge: the bridge must be there. Raises ScriptFailed."""
     xen = vif.domain.xen
     await xen.host.clock.sleep(xen.settings.hotplug)
+    _must_exist(xen, vif.vif.script)
     bridge = vif.vif.bridge
     if not xen.host.files.exists(f"/sys/class/net/{bridge}"):
         why = f"Could not find bridge device {bridge}"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agent.simulation.clock import Tasks
 from agent.simulation.xenstore import XenStore
@@ -35,6 +35,7 @@ class XenSettings:
     virt_caps: str = HVM_CAPS
     hw_caps: str = "0fcbf3fd:f6d8320b:ec500800:00000071:00000005:01884329:0000020c:00000000"
     cpu_vendor: str = "GenuineIntel"
+    memory_mib: int | None = None  # of the whole host; None = as the simulation's hardware has it
     dom0_mib: int = 512
     hypervisor_mib: int = 13  # what Xen keeps for itself
     build: float = 0.02  # domain builder, without the memory of a restore
@@ -192,6 +193,7 @@ class Xen:
         self.domains: dict[int, Domain] = {}
         self.store = XenStore()
         self.tasks = Tasks()
+        self.bridges = set(host.simulation.hardware.bridges)
         self.stream_fault: StreamFault | None = None
         self.zombies = False  # fault: a domain that is destroyed keeps its disks open (xenwatch stuck)
         self._next_domid = 1
@@ -270,11 +272,21 @@ class Xen:
 
     backend = "/local/domain/0/backend"
 
+    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Something that the kernel or a guest does by itself, until the power goes. A failure is the simulation's."""
+        task = self.tasks.start(coroutine, name)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self.host.simulation.defects.append(failure)
+
     # --- memory ---------------------------------------------------------------------------------------------------
 
     @property
     def total_mib(self) -> int:
-        return self.host.simulation.hardware.memory_mib
+        return self.settings.memory_mib or self.host.simulation.hardware.memory_mib
 
     @property
     def free_kib(self) -> int:
@@ -307,12 +319,24 @@ class Xen:
         self.store.write_all("/local/domain/0", {"domid": "0", "name": "Domain-0"})
         self.store.write_all("/local/domain/0/memory", {"target": dom0_kib, "static-max": "17179869180"})
         self.store.write("/local/pool/0/name", "Pool-0")
-        files, settings = self.host.files, self.settings
-        for bridge in self.host.simulation.hardware.bridges:
-            files.provide(f"/sys/class/net/{bridge}/bridge/bridge_id", lambda: "8000.feffffffffff\n")
-            files.provide(f"/sys/class/net/{bridge}/operstate", lambda: "up\n")
+        files = self.host.files
+        for bridge in sorted(self.bridges):
+            self.add_bridge(bridge)
         files.provide("/sys/class/net/eth0/operstate", lambda: "up\n")
         files.provide("/proc/xen/capabilities", lambda: "control_d\n")
-        cpu = f"vendor_id\t: {settings.cpu_vendor}\nmodel name\t: Simulated CPU\n\n"
-        count = self.host.simulation.hardware.cpus
-        files.provide("/proc/cpuinfo", lambda: "".join(f"processor\t: {index}\n{cpu}" for index in range(count)))
+        files.provide("/proc/cpuinfo", self._cpuinfo)
+
+    def add_bridge(self, name: str) -> None:
+        self.bridges.add(name)
+        self.host.files.provide(f"/sys/class/net/{name}/bridge/bridge_id", lambda: "8000.feffffffffff\n")
+        self.host.files.provide(f"/sys/class/net/{name}/operstate", lambda: "up\n")
+
+    def remove_bridge(self, name: str) -> None:
+        """As somebody who changed the host's network; interfaces that are plugged in stay."""
+        self.bridges.discard(name)
+        self.host.files.withdraw(f"/sys/class/net/{name}/bridge/bridge_id")
+        self.host.files.withdraw(f"/sys/class/net/{name}/operstate")
+
+    def _cpuinfo(self) -> str:
+        cpu = f"vendor_id\t: {self.settings.cpu_vendor}\nmodel name\t: Simulated CPU\n\n"
+        return "".join(f"processor\t: {index}\n{cpu}" for index in range(self.host.simulation.hardware.cpus))

@@ -146,9 +146,7 @@ async def attach(domain: Domain, say: Say) -> None:
         try:
             await add_disk(vbd)
         except ScriptFailed as failure:
-            _say_script(
-                say, f"{SCRIPTS}/{vbd.script} add", str(failure) or f"{SCRIPTS}/{vbd.script} failed; error detected."
-            )
+            _say_script(say, f"{SCRIPTS}/{vbd.script}", "add", failure)
             await _cannot_attach(domain, say, 1672, "domcreate_launch_dm", "disk")
     if domain.spec.type == "hvm":
         await _device_model(domain, say)
@@ -159,7 +157,7 @@ async def attach(domain: Domain, say: Say) -> None:
         try:
             await add_interface(vif)
         except ScriptFailed as failure:
-            _say_script(say, f"{SCRIPTS}/{vif_spec.script} online", str(failure))
+            _say_script(say, f"{SCRIPTS}/{vif_spec.script}", "online", failure)
             await _cannot_attach(domain, say, 1921, "domcreate_attach_devices", "vif")
 
 
@@ -179,11 +177,16 @@ async def _device_model(domain: Domain, say: Say) -> None:
         raise LibxlError(ERROR_FAIL)
 
 
-def _say_script(say: Say, what: str, why: str) -> None:
+def _say_script(say: Say, script: str, action: str, failure: ScriptFailed) -> None:
+    if failure.missing:
+        say(f"libxl: cannot execute {script}: {ENOENT_TEXT}\n")
     say(
-        f"libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: {what} [373] exited with error status 1\n"
-        f"libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: {why}\n"
+        f"libxl: error: libxl_exec.c:117:libxl_report_child_exitstatus: {script} {action} [373] "
+        f"exited with error status {255 if failure.missing else 1}\n"
     )
+    if not failure.missing:
+        why = str(failure) or f"{script} failed; error detected."
+        say(f"libxl: error: libxl_device.c:1337:device_hotplug_child_death_cb: script: {why}\n")
 
 
 async def _cannot_attach(domain: Domain, say: Say, line: int, function: str, kind: str) -> NoReturn:
@@ -230,7 +233,7 @@ async def destroy(domain: Domain, say: Say) -> None:
     if all(vbd.closed for vbd in domain.vbds.values()):
         xen.release(domain)
     else:
-        xen.tasks.start(_zombie(domain), f"zombie {domain.domid}")
+        xen.start(_zombie(domain), f"zombie {domain.domid}")
 
 
 async def _zombie(domain: Domain) -> None:

@@ -15,7 +15,7 @@ PAUSE_BEFORE_RESTART = 2.0  # xl sleeps so long before it makes the domain again
 
 def start(domain: Domain) -> None:
     """Watch in the background until the domain is gone for good, or the host."""
-    domain.xen.tasks.start(_watch(domain), f"xl's monitor of {domain.domid}")
+    domain.xen.start(_watch(domain), f"xl's monitor of {domain.domid}")
 
 
 async def _watch(domain: Domain) -> None:

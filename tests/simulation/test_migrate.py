@@ -402,8 +402,7 @@ async def test_a_bridge_that_the_target_has_not(
 ) -> None:
     """Seen only when all memory was copied: the guest was suspended, and is resumed."""
     source, target = hosts
-    target.files.withdraw("/sys/class/net/xenbr0/bridge/bridge_id")
-    target.files.withdraw("/sys/class/net/xenbr0/operstate")
+    Xen.of(target).remove_bridge("xenbr0")
     await started(simulation, source)
     job = await start_move(source, listener, "-p", "-e")
     assert await job.wait() == 1

@@ -113,6 +113,11 @@ async def test_too_little_memory(mk1: SimulatedHost) -> None:
         (config(bridge="xenbr7"), 3, "unable to add vif devices"),
         (config(disk="format=raw,vdev=xvda,target=/dev/drbd9"), 6, "failed to stat: /dev/drbd9"),
         (config(disk="format=raw,vdev=xvda,script=block-xentandem,target=/dev/sda"), 3, "unable to add disk devices"),
+        (
+            config(disk="vdev=xvda,script=block-none,target=/dev/drbd1"),
+            3,
+            "libxl: cannot execute /etc/xen/scripts/block-n",
+        ),
         (config(kind="xen"), 1, "Invalid domain type xen."),
         ("memory = 3", 1, "Domain name must be specified."),
         ("name = [", 1, "config parsing error near"),
