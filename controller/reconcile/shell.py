@@ -18,7 +18,7 @@ from controller.agents.client import Refused as AgentRefused
 from controller.agents.client import Unreachable
 from controller.agents.supervisor import Supervisors
 from controller.api.common import ApiObject
-from controller.domain.actions import FINALIZER, Decision, Refused, Request
+from controller.domain.actions import FINALIZER, Decision, Operate, PutDomain, PutVolume, Refused, Request
 from controller.domain.world import Answer, Question, World
 from controller.reconcile import nodes, vms, volumes
 from controller.reconcile.inquiries import Inquiries
@@ -51,6 +51,21 @@ class Leadership(Protocol):
     def term(self) -> int: ...
     @property
     def leading(self) -> bool: ...
+
+
+def step_name(request: Request) -> str:
+    """What is asked of whom, the same in every run: "PutVolume mk1 Up Primary", "Operate mk2 migrate-receive"."""
+    what = ""
+    match request:
+        case PutVolume(body=body):
+            what = f" {body.level}" + (" Primary" if body.role == "Primary" else "")
+        case PutDomain(body=body):
+            what = f" {body.state}"
+        case Operate(body=body):
+            what = f" {body.body.kind}"
+        case _:
+            pass
+    return f"{type(request).__name__} {request.host}{what}"
 
 
 async def no_step(name: str, key: ObjectKey) -> None:
@@ -185,7 +200,7 @@ class Shell:
             self._queue.add_after(key, decision.look_again)
 
     async def _send(self, key: ObjectKey, request: Request) -> None:
-        name = f"{type(request).__name__} {request.host}"
+        name = step_name(request)
         await self._on_step(f"before {name}", key)
         self._check_leading()
         supervisor = self._supervisors.get(request.host)
