@@ -332,6 +332,17 @@ def is_unknown(found: Any) -> bool:
     return ready is not None and ready.status == "Unknown"
 
 
+def runs_on(node: str) -> Callable[[XenVM], bool]:
+    """Running there, and no move is on its way."""
+
+    def check(vm: XenVM) -> bool:
+        move, placement = vm.status.migration, vm.status.placement
+        there = placement is not None and placement.node == node and (move is None or move.outcome is not None)
+        return there and vm.status.phase == "Running"
+
+    return check
+
+
 def object_writes(controller: Controller) -> int:
     """API writes of a controller so far, without its lease's renewals."""
     return sum(count for (_, resource), count in controller.api.writes.items() if resource != "leases")

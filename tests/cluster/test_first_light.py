@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import devcluster
 import pytest
 from api_objects import howto
-from harness import Scene, object_writes
-
-from controller.api.xenvm import XenVM
+from harness import Scene, object_writes, runs_on
 
 
 @pytest.fixture
@@ -18,13 +16,6 @@ async def scene(cluster: devcluster.Cluster, tmp_path: Path, namespace: str) -> 
     async with Scene(cluster, tmp_path, namespace) as made:
         await made.start()
         yield made
-
-
-def runs_on(node: str) -> Callable[[XenVM], bool]:
-    def check(vm: XenVM) -> bool:
-        return vm.status.placement is not None and vm.status.placement.node == node and vm.status.phase == "Running"
-
-    return check
 
 
 async def test_two_manifests_become_a_running_vm_that_moves_there_and_back(scene: Scene) -> None:
