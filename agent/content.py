@@ -34,16 +34,20 @@ class InitialSyncHandler:
         return body.resource, body.uid
 
     async def check(self, request: OperationRequest) -> None:
-        require(FORCE, await self._facts(request))
+        body = _initial_sync(request)
+        record = self._volumes.record(body.resource)
+        if record is None or record.desired.uid != body.uid or record.forced_by != request.id:
+            require(FORCE, await self._facts(request))  # otherwise it was begun, and `run` looks how far it came
 
     async def run(self, operation: Operation) -> None:
         body = _initial_sync(operation.request)
         async with self._context.locks.hold(f"volume:{body.resource}"):
             record = self._volumes.owned(body.resource, body.uid)
-            if record.forced_by == operation.id and await self._took_effect(body):
+            facts = await self._facts(operation.request)
+            if record.forced_by == operation.id and _has_data(facts):
                 operation.enter("Done")
                 return
-            require(FORCE, await self._facts(operation.request))
+            require(FORCE, facts)
             operation.enter("Forcing")
             record = self._volumes.save(
                 body.resource,
@@ -56,6 +60,7 @@ class InitialSyncHandler:
             operation.enter("Done")
 
     async def resume(self, operation: Operation) -> None:
+        await self._volumes.bring_back(_initial_sync(operation.request).resource)  # the host may have rebooted
         await self.run(operation)
 
     async def cancel(self, operation: Operation) -> None:
@@ -69,8 +74,10 @@ class InitialSyncHandler:
         except (Refused, DriverError):
             await self._take_back(operation, body)
             raise
-        if not await self._took_effect(body):
+        facts = await self._facts(operation.request)
+        if facts.kernel is None or (facts.kernel.role, facts.kernel.disk) != ("Primary", "UpToDate"):
             raise Refused("NotConfirmed", f"{body.resource} is not Primary and UpToDate after the forced promotion")
+        self._context.observer.put_generation(body.resource, facts.generation)
         self._context.log(object=body.resource, operation=operation.id).info("forced Primary, first sync begins")
 
     async def _take_back(self, operation: Operation, body: InitialSync) -> None:
@@ -82,10 +89,6 @@ class InitialSyncHandler:
         record = self._volumes.owned(body.resource, body.uid)
         await self._context.lvm.del_tag(record.desired.group, record.desired.logical_volume, FORCED_TAG)
         self._volumes.save(body.resource, record, forced_by=None)
-
-    async def _took_effect(self, body: InitialSync) -> bool:
-        kernel = (await self._context.observer.read_drbd()).get(body.resource)
-        return kernel is not None and (kernel.role, kernel.disk) == ("Primary", "UpToDate")
 
     async def _tag(self, record: VolumeRecord) -> None:
         volumes = await self._context.observer.read_logical_volumes()
@@ -216,6 +219,11 @@ class WriteContentHandler:
             role=RoleFacts(body.resource, self._context.node, up, readable=True, domains=domains),
             signature=signature,
         )
+
+
+def _has_data(facts: ForceFacts) -> bool:
+    """The forced promotion took effect: it began a data generation, which no later crash takes back."""
+    return facts.generation is not None and not facts.generation.fresh
 
 
 def _initial_sync(request: OperationRequest) -> InitialSync:

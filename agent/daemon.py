@@ -104,7 +104,7 @@ class Agent:
         context.volumes = volumes
         context.domains = Domains(context)
         context.migration = Relocation(context)
-        context.operations.register("initial-sync", InitialSyncHandler(context, volumes))
+        context.operations.register("initial-sync", InitialSyncHandler(context, volumes), repeatable=True)
         context.operations.register("write-content", WriteContentHandler(context, volumes))
         self._context = context
         try:

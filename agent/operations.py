@@ -174,10 +174,14 @@ class Operations:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._handlers: dict[OperationKind, Handler] = {}
+        self._repeatable: set[OperationKind] = set()
         self._operations: dict[str, Operation] = {}
 
-    def register(self, kind: OperationKind, handler: Handler) -> None:
+    def register(self, kind: OperationKind, handler: Handler, *, repeatable: bool = False) -> None:
+        """`repeatable`: one that failed runs again when its id is asked for again; by default it stays failed."""
         self._handlers[kind] = handler
+        if repeatable:
+            self._repeatable.add(kind)
 
     def load(self) -> None:
         """Read the journal and show every operation; nothing runs yet."""
@@ -195,13 +199,15 @@ class Operations:
 
     async def submit(self, request: OperationRequest) -> OperationState:
         """Start it, or join the one with this id (running or ended). Raises Refused."""
-        if (known := self._operations.get(request.id)) is not None:
+        if (known := self._operations.get(request.id)) is not None and not self._to_repeat(known):
             return self._join(known, request)
         handler = self._handlers[request.body.kind]
         name, uid = handler.subject(request)
         async with self._context.locks.hold(f"operations:{uid}"):
             if (known := self._operations.get(request.id)) is not None:
-                return self._join(known, request)
+                state = self._join(known, request)
+                if not self._to_repeat(known):
+                    return state
             if busy := self.running(uid):
                 raise Refused(
                     "OperationRunning",
@@ -236,6 +242,9 @@ class Operations:
             for operation in self._operations.values()
             if operation.running and subject_uid in (None, operation.state.subject_uid)
         ]
+
+    def _to_repeat(self, operation: Operation) -> bool:
+        return operation.state.outcome == "Failed" and operation.state.kind in self._repeatable
 
     def _join(self, operation: Operation, request: OperationRequest) -> OperationState:
         if operation.request.body != request.body:

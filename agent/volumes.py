@@ -78,7 +78,7 @@ class Volumes:
         async def take_up(resource: str, removing: bool) -> None:
             async with gate:
                 try:
-                    await (self._removal.go_on(resource) if removing else self._bring_back(resource))
+                    await (self._removal.go_on(resource) if removing else self.bring_back(resource))
                 except Refused as error:
                     self._context.log(object=resource).warning("volume not taken up", **error.refusal.model_dump())
 
@@ -257,7 +257,7 @@ class Volumes:
             return record
         return self.save(resource, record, up_in=self._context.boot_id)
 
-    async def _bring_back(self, resource: str) -> None:
+    async def bring_back(self, resource: str) -> None:
         """Up again as Secondary after a reboot; nothing is made, nothing promoted."""
         async with self._context.locks.hold(f"volume:{resource}"):
             record = self._records.get(resource)

@@ -209,7 +209,8 @@ class Drbd:
 
     async def uninstall(self, resource: str) -> None:
         """Remove the resource's file. Take it down first: drbdadm does not know it afterwards."""
-        await self._host.remove(f"{FOLDER}/{resource}.res")
+        for suffix in ("", ".new", ".others"):  # the last two are left when `install` was interrupted
+            await self._host.remove(f"{FOLDER}/{resource}.res{suffix}")
 
     async def create_metadata(self, resource: str) -> None:
         """Write fresh metadata where none is; destroys the data generation that was there.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from agent_facts import desired
@@ -39,15 +39,19 @@ READING = (
     ("drbdadm", "dump-md"),
     ("drbdadm", "--version"),
 )
+T = TypeVar("T")
 
 
 class Recorder:
-    """A Host that notes every command of all agents that lived on it, and can let the agent die at one of them."""
+    """A Host that notes every command of all agents that lived on it, and can let one die at any change it makes.
+
+    A change is a command that is no mere reading, a file written, a file removed.
+    """
 
     def __init__(self, inner: Host) -> None:
         self._inner = inner
         self.done: list[Completed] = []
-        self.changes = 0  # commands so far that change something
+        self.changes: list[str] = []
         self.die_at: tuple[int, str] | None = None  # (number of the change, "before" or "after" its effect)
         self.die: Callable[[], Awaitable[None]] | None = None
 
@@ -59,18 +63,33 @@ class Recorder:
         return [one for one in self.done if one.argv[: len(words)] == words]
 
     async def run(self, argv: Sequence[str], *, timeout: float = 30.0, stdin: bytes = b"") -> Completed:
-        due = None
+        async def work() -> Completed:
+            completed = await self._inner.run(argv, timeout=timeout, stdin=stdin)
+            self.done.append(completed)
+            return completed
+
         if argv[0] in CHANGING and tuple(argv[:2]) not in READING:
-            self.changes += 1
-            if self.die_at is not None and self.die_at[0] == self.changes:
-                due, self.die_at = self.die_at[1], None
+            return await self._change(" ".join(argv), work())
+        return await work()
+
+    async def write_text(self, path: str, text: str, *, mode: int = 0o600) -> None:
+        await self._change(f"write {path}", self._inner.write_text(path, text, mode=mode))
+
+    async def remove(self, path: str) -> None:
+        await self._change(f"remove {path}", self._inner.remove(path))
+
+    async def _change(self, what: str, work: Coroutine[Any, Any, T]) -> T:
+        self.changes.append(what)
+        due = None
+        if self.die_at is not None and self.die_at[0] == len(self.changes):
+            due, self.die_at = self.die_at[1], None
         if due == "before":
+            work.close()
             await self._die()
-        completed = await self._inner.run(argv, timeout=timeout, stdin=stdin)
-        self.done.append(completed)
+        result = await work
         if due == "after":
             await self._die()
-        return completed
+        return result
 
     async def _die(self) -> None:
         assert self.die is not None
@@ -140,12 +159,12 @@ class Fleet:
             answer = await response.text()
             return response.status, json.loads(answer) if answer else None
 
-    async def put_volume(self, name: str, **changes: Any) -> tuple[int, Any]:
+    async def put_volume(self, host: str, **changes: Any) -> tuple[int, Any]:
         wanted = desired(**({"term": self.term} | changes))
-        return await self.request(name, "PUT", f"/v1/volumes/{wanted.resource}", wanted)
+        return await self.request(host, "PUT", f"/v1/volumes/{wanted.resource}", wanted)
 
-    async def put_volume_ok(self, name: str, **changes: Any) -> VolumeState:
-        status, answer = await self.put_volume(name, **changes)
+    async def put_volume_ok(self, host: str, **changes: Any) -> VolumeState:
+        status, answer = await self.put_volume(host, **changes)
         assert status == 200, answer
         return VolumeState.model_validate(answer)
 
@@ -206,14 +225,14 @@ class Fleet:
                 yield events()
 
 
-async def ready(fleet: Fleet, *, synced: bool = True) -> None:
+async def ready(fleet: Fleet, *, synced: bool = True, operation: str = "sync-1") -> None:
     """Both hosts up with the howto's volume; with `synced` also through its first sync, both Secondary."""
     for name in fleet.hosts:
         await fleet.put_volume_ok(name)
     await fleet.becomes("mk1", "Connected", connected)
     if synced:
         uid = desired().uid
-        await fleet.operate_ok("mk1", "sync-1", {"kind": "initial-sync", "resource": "vm_shaolin", "uid": uid})
+        await fleet.operate_ok("mk1", operation, {"kind": "initial-sync", "resource": "vm_shaolin", "uid": uid})
         await fleet.synced()
         await fleet.put_volume_ok("mk1")
 

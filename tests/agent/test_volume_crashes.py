@@ -45,6 +45,12 @@ class Life:
         self.died = True
         await self.fleet.kill("mk1")
 
+    async def lose_power(self) -> None:
+        """The host goes and comes back, with what was on its disk."""
+        await self.die()
+        self.fleet.simulation.power_off("mk1")
+        self.fleet.simulation.power_on("mk1")
+
     async def put(self, **changes: Any) -> None:
         async def ask() -> bool:
             return (await self.fleet.put_volume("mk1", **changes))[0] == 200
@@ -59,6 +65,24 @@ class Life:
             return ended is not None and ended.outcome == "Succeeded"
 
         await self.insist(ask, operation)
+
+    async def fill(self) -> None:
+        """Primary, then content; an attempt that a power loss ended is followed by another one with its own id."""
+        attempt = 1
+
+        async def ask() -> bool:
+            nonlocal attempt
+            if (await self.fleet.put_volume("mk1", role="Primary"))[0] != 200:
+                return False
+            await self.fleet.operate("mk1", f"content-{attempt}", EXT4)
+            ended = (await self.fleet.state("mk1")).operations.get(f"content-{attempt}")
+            if ended is not None and ended.outcome == "Failed":
+                assert ended.refusal is not None
+                assert ended.refusal.reason == "NotPrimary"
+                attempt += 1
+            return ended is not None and ended.outcome == "Succeeded"
+
+        await self.insist(ask, "content")
 
     async def delete(self, policy: str) -> None:
         async def ask() -> bool:
@@ -78,8 +102,7 @@ class Life:
         await self.seen("connected", connected)
         await self.operate("sync-1", SYNC)
         await self.seen("UpToDate", lambda state: state.volumes["vm_shaolin"].peer.disk == "UpToDate")
-        await self.put(role="Primary")
-        await self.operate("content-1", EXT4)
+        await self.fill()
         await self.put(role="Secondary")
         assert self.fleet.simulation.truth.replicas_identical("vm_shaolin")
         await self.delete(policy)
@@ -91,6 +114,8 @@ class Life:
         kept = [] if policy == "Delete" else ["vg0/retained-vm_shaolin-11111111"]
         assert list(state.logical_volumes) == kept
         assert state.problems == ()
+        files = await self.fleet.simulation.hosts["mk1"].list_dir("/etc/drbd.d")
+        assert files == ["global_common.conf"]
         for words in (("drbdadm", "create-md"), ("drbdadm", "primary", "--force")):
             assert len([one for one in host.ran(*words) if one.exit == 0]) == 1, words
         self.fleet.simulation.truth.check()
@@ -104,7 +129,7 @@ async def life(directory: Path) -> AsyncIterator[Life]:
             for name in fleet.hosts:
                 await fleet.start(name)
             await fleet.put_volume_ok("mk2")
-            fleet.hosts["mk1"].changes = 0
+            fleet.hosts["mk1"].changes.clear()
             yield Life(fleet)
         finally:
             await fleet.close()
@@ -115,20 +140,30 @@ async def test_an_undisturbed_life(tmp_path: Path, policy: str) -> None:
     async with life(tmp_path) as undisturbed:
         await undisturbed.live(policy)
         await undisturbed.check(policy)
-        assert undisturbed.fleet.hosts["mk1"].changes == STEPS[policy]
+        changes = undisturbed.fleet.hosts["mk1"].changes
+        assert len(changes) == STEPS[policy], "\n".join(changes)
 
 
-STEPS = {"Delete": 12, "Retain": 13}  # commands that change something in such a life
+STEPS = {"Delete": 18, "Retain": 19}  # changes of the host in such a life
+CHANGES = [("Delete", step) for step in range(1, 19)] + [("Retain", step) for step in (18, 19)]  # the rest is the same
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(
-    ("policy", "step"), [(policy, step) for policy, steps in STEPS.items() for step in range(1, steps + 1)]
-)
+@pytest.mark.parametrize(("policy", "step"), CHANGES)
 async def test_killed_at_every_change(tmp_path: Path, policy: str, step: int, when: str) -> None:
     async with life(tmp_path) as one:
         one.fleet.hosts["mk1"].die = one.die
         one.fleet.hosts["mk1"].die_at = (step, when)
+        await one.live(policy)
+        assert one.died
+        await one.check(policy)
+
+
+@pytest.mark.parametrize(("policy", "step"), CHANGES)
+async def test_power_lost_after_every_change(tmp_path: Path, policy: str, step: int) -> None:
+    async with life(tmp_path) as one:
+        one.fleet.hosts["mk1"].die = one.lose_power
+        one.fleet.hosts["mk1"].die_at = (step, "after")
         await one.live(policy)
         assert one.died
         await one.check(policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from agent_facts import OTHER, UID, desired
 from fleet import Fleet, ready
 
 from agent.drivers import xl_config
+from agent.host import Completed
 from agent.protocol import DiskConfig, DomainConfig, DomainDesired, HostState
+from agent.simulation.host import SimulatedHost
 from agent.simulation.process import failed
 
 SYNC = {"kind": "initial-sync", "resource": "vm_shaolin", "uid": UID}
@@ -50,6 +53,12 @@ async def start_domain(fleet: Fleet, name: str) -> None:
     assert completed.exit == 0, completed
 
 
+async def configured(fleet: Fleet, name: str) -> list[str]:
+    """Every resource's file, and whatever a crash left beside them."""
+    names = await fleet.simulation.hosts[name].list_dir("/etc/drbd.d")
+    return [one for one in names if one != "global_common.conf"]
+
+
 # --- levels ---------------------------------------------------------------------------------------------------------
 
 
@@ -59,7 +68,7 @@ async def test_reserved_makes_nothing(fleet: Fleet) -> None:
     assert volume.logical_volume is None
     assert not volume.configured
     assert fleet.hosts["mk1"].ran("lvcreate") == []
-    assert await fleet.simulation.hosts["mk1"].list_dir("/etc/drbd.d") == []
+    assert await configured(fleet, "mk1") == []
 
 
 async def test_provisioned_makes_volume_configuration_and_metadata(fleet: Fleet) -> None:
@@ -71,7 +80,7 @@ async def test_provisioned_makes_volume_configuration_and_metadata(fleet: Fleet)
     assert volume.generation is not None
     assert volume.generation.fresh
     assert not volume.configured
-    assert await fleet.simulation.hosts["mk1"].list_dir("/etc/drbd.d") == ["vm_shaolin.res"]
+    assert await configured(fleet, "mk1") == ["vm_shaolin.res"]
     assert len(fleet.hosts["mk1"].ran("drbdadm", "create-md")) == 1
 
 
@@ -241,8 +250,8 @@ async def test_unreadable_is_not_absent(fleet: Fleet, program: str, reason: str)
     host = fleet.simulation.hosts["mk1"]
     real = host.programs[program]
 
-    async def broken(*_: Any) -> Any:
-        return failed("Cannot allocate memory", 5)
+    async def broken(_: SimulatedHost, argv: list[str], __: bytes) -> Completed:
+        return failed(argv, 5, "Cannot allocate memory")
 
     host.add_command(program, broken)
     found = await refused(fleet.put_volume("mk1", role="Secondary"))
@@ -259,8 +268,6 @@ async def test_unreadable_is_not_absent(fleet: Fleet, program: str, reason: str)
 
 
 async def test_a_hung_tool_does_not_hold_up_the_rest(fleet: Fleet) -> None:
-    import asyncio
-
     fleet.simulation.hang("mk1", "drbdadm")
     hung = asyncio.ensure_future(fleet.put_volume("mk1"))
     await fleet.becomes("mk1", "the LV", lambda state: "vg0/vm_shaolin" in state.logical_volumes)
@@ -283,9 +290,9 @@ async def test_delete_removes_everything(fleet: Fleet) -> None:
         state = await fleet.state(name)
         assert state.volumes == {}
         assert state.logical_volumes == {}
-        assert await fleet.simulation.hosts[name].list_dir("/etc/drbd.d") == []
+        assert await configured(fleet, name) == []
         assert await fleet.remove_volume(name, "Delete") == (204, None)  # again: done already
-    await ready(fleet)  # and the names are free
+    await ready(fleet, operation="sync-2")  # and the names are free
 
 
 async def test_retain_keeps_the_data_under_another_name(fleet: Fleet) -> None:
@@ -310,11 +317,10 @@ async def test_deletion_needs_the_right_uid(fleet: Fleet) -> None:
 
 async def test_a_deletion_only_goes_on(fleet: Fleet) -> None:
     await ready(fleet)
-    fleet.hosts["mk1"].die_at = None
     host = fleet.simulation.hosts["mk1"]
 
-    async def broken(*_: Any) -> Any:
-        return failed("in use", 5)
+    async def broken(_: SimulatedHost, argv: list[str], __: bytes) -> Completed:
+        return failed(argv, 5, "in use")
 
     real = host.programs["lvremove"]
     host.add_command("lvremove", broken)
