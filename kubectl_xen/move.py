@@ -52,7 +52,7 @@ def progress_of(vm: Object, target: str, generation: int, earlier: str) -> Seen:
     move = view.status_of(vm).get("migration") or {}
     new = move.get("id", "") != earlier and move.get("target") == target
     if new and not move.get("outcome"):
-        details = [move.get("phase", "")]
+        details = [view.phase_of_move(move)]
         details += [f"round {move['round']}"] if move.get("round") is not None else []
         details += [str(move["rate"])] if move.get("rate") else []
         return Seen(", ".join(details), float(move.get("percent") or 0.0))

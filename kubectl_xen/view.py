@@ -80,9 +80,14 @@ def migration(vm: Object) -> Object | None:
 def move_text(move: Object) -> str:
     """`mk1 -> mk2 45%`"""
     arrow = f"{move['source']} -> {move['target']}"
-    if move.get("phase") == "Transfer" and move.get("percent") is not None:
+    if phase_of_move(move) == "Transfer" and move.get("percent") is not None:
         return f"{arrow} {move['percent']:.0f}%"
-    return f"{arrow} {move.get('phase', '')}".rstrip()
+    return f"{arrow} {phase_of_move(move)}"
+
+
+def phase_of_move(move: Object) -> str:
+    """What is at its default is left out of a status: a move begins with its preflight."""
+    return str(move.get("phase") or "Preflight")
 
 
 def placed_on(vm: Object) -> str:

@@ -21,7 +21,7 @@ from demo_lib.hosts import Hosts
 from demo_lib.kube import Borrowed, Kube
 from demo_lib.processes import Processes
 from demo_lib.screen import DemoFailed, Screen
-from demo_lib.setting import controller, install
+from demo_lib.setting import controller
 from demo_lib.story import Story
 from kubectl_xen.cluster import Cluster, Problem
 
@@ -82,7 +82,7 @@ def _play(options: argparse.Namespace, screen: Screen, folder: Path, cleanup: Ex
         borrowed = Borrowed(kube, crds=not kube.there("crd", "xenvms.xentandem.io"), nodes=names)
         if options.context is not None:
             cleanup.callback(borrowed.give_back)
-        install(kube)
+        kubes.install(kube)
         kubeconfig = folder / "controller.kubeconfig"
         kubes.controller_kubeconfig(kube, kubeconfig)
         controller(processes, kubeconfig, hosts.controller_tls)

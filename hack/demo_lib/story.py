@@ -92,7 +92,7 @@ class Story:
             if sync
             else f"{view.phase_of(volume)} {state}"
         )
-        return Row(view.name_of(volume), float(sync["percent"]) if sync else 0.0, text, False)
+        return Row(view.name_of(volume), float(sync.get("percent", 0.0)) if sync else 0.0, text, False)
 
     def _vm(self, vm: Object) -> Row:
         note, phase = self._note(vm), view.phase_of(vm)
@@ -108,7 +108,7 @@ class Story:
             return Row(name, 100.0, f"Running on {target}", True)
         if move.get("target") != target:
             return Row(name, 0.0, "waiting", False)
-        details = [str(move.get("phase", ""))]
+        details = [view.phase_of_move(move)]
         details += [f"round {move['round']}"] if move.get("round") is not None else []
         details += [str(move["rate"])] if move.get("rate") else []
         return Row(name, float(move.get("percent") or 0.0), ", ".join(details), False)
