@@ -191,7 +191,7 @@ def _resync(source: Volume, target: Volume) -> None:
             raise StateError(-4 if end is source else -5)
     if disk_rank(source.state.disk) < disk_rank("UpToDate"):
         raise StateError(-2)
-    session.resync = Resync(session, source, target, full=True)
+    session.resync = Resync(session, source, target, full=True, commanded=True)
     session.resync.start()
 
 

@@ -54,12 +54,16 @@ class Progress:
 class Resync:
     """One resync of a session, from the exchange of bitmaps to the end."""
 
-    def __init__(self, session: Session, source: Volume, target: Volume, *, full: bool) -> None:
+    def __init__(
+        self, session: Session, source: Volume, target: Volume, *, full: bool, commanded: bool = False
+    ) -> None:
+        """`commanded`: by invalidate, not by a handshake; everything is copied."""
         self.session = session
         self.source, self.target = source, target
         self.progress: Progress | None = None
         self.rate = 0  # KiB/s that the target wants
         self._full = full
+        self._commanded = commanded
         self._stopped = False
         self._simulation = source.host.simulation
 
@@ -98,8 +102,9 @@ class Resync:
         source.change(disk=source_disk)
         if already:  # the peer was told of our new state before
             target.change(peer_role=source_role, peer_disk=source_disk)
-        source.change(cs="WFBitMapS", peer_role=target_role, peer_disk=shown)
-        target.change(cs="WFBitMapT", peer_role=source_role, disk=target_disk, peer_disk=source_disk)
+        begin = ("StartingSyncS", "StartingSyncT") if self._commanded else ("WFBitMapS", "WFBitMapT")
+        source.change(cs=begin[0], peer_role=target_role, peer_disk=shown)
+        target.change(cs=begin[1], peer_role=source_role, disk=target_disk, peer_disk=source_disk)
         if not await self._pause():
             return
         target.change(cs="WFSyncUUID")

@@ -374,7 +374,7 @@ class Volume:
             "upper-pending": self.in_flight,
             "lower-pending": 2 if attaching else 0,
             "al-suspended": "yes" if self.state.al_suspended else "no",
-            "blocked": "upper" if attaching or self.state.suspended != "no" else "no",
+            "blocked": "upper" if attaching or self.state.cs == "StartingSyncT" else "no",
         }
 
     def peer_statistics(self) -> dict[str, str | int]:
