@@ -93,6 +93,7 @@ def _play(options: argparse.Namespace, screen: Screen, folder: Path, cleanup: Ex
     story.create()
     evidence = proof.before(hosts, story)
     story.move()
+    story.settled()
     story.show_objects()
     proof.show_hosts(screen, hosts, cast)
     proof.judge(screen, hosts, story, evidence)

@@ -28,6 +28,9 @@ class Row:
     done: bool
 
 
+Look = Callable[[], list[Row]]
+
+
 class Screen:
     def __init__(self) -> None:
         self.console = Console(highlight=False, emoji=False)
@@ -58,26 +61,15 @@ class Screen:
             yield
         self.console.print(f"{escape(text)} [dim]({time.monotonic() - begun:.1f} s)[/]")
 
-    def follow(self, look: Callable[[], list[Row]], *, seconds: float, what: str, alive: Callable[[], None]) -> None:
+    def follow(self, look: Look, *, seconds: float, what: str, alive: Callable[[], None]) -> None:
         """Show rows until all are done. Raises DemoFailed after `seconds`; `alive` raises when a process ended."""
-        deadline = time.monotonic() + seconds
         show = self._bars if self.console.is_terminal else self._lines
-        rows: list[Row] = []
+        show(_looks(look, seconds, what, alive))
 
-        def looked() -> Iterator[list[Row]]:
-            nonlocal rows
-            while True:
-                alive()
-                rows = look()
-                yield rows
-                if rows and all(row.done for row in rows):
-                    return
-                if time.monotonic() > deadline:
-                    waiting = "; ".join(f"{row.name}: {row.text}" for row in rows if not row.done)
-                    raise DemoFailed(f"{what}: not done after {seconds:.0f} s ({waiting or 'nothing to be seen'})")
-                time.sleep(0.1)
-
-        show(looked())
+    def quietly(self, look: Look, *, seconds: float, what: str, alive: Callable[[], None]) -> None:
+        """As `follow`, without showing."""
+        for _ in _looks(look, seconds, what, alive):
+            pass
 
     def _bars(self, looks: Iterable[list[Row]]) -> None:
         columns = (
@@ -104,6 +96,20 @@ class Screen:
                 if told.get(row.name) != (tenth, word):
                     told[row.name] = (tenth, word)
                     self.line(f"  {row.name}  {row.percent:.0f}%  {row.text}")
+
+
+def _looks(look: Look, seconds: float, what: str, alive: Callable[[], None]) -> Iterator[list[Row]]:
+    deadline = time.monotonic() + seconds
+    while True:
+        alive()
+        rows = look()
+        yield rows
+        if rows and all(row.done for row in rows):
+            return
+        if time.monotonic() > deadline:
+            waiting = "; ".join(f"{row.name}: {row.text}" for row in rows if not row.done)
+            raise DemoFailed(f"{what}: not done after {seconds:.0f} s ({waiting or 'nothing to be seen'})")
+        time.sleep(0.1)
 
 
 def _together(rows: list[Row]) -> Row:

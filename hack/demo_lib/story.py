@@ -68,6 +68,26 @@ class Story:
         )
         self.screen.line(f"  moved in {time.monotonic() - begun:.1f} s")
 
+    def settled(self) -> None:
+        """Wait until the volumes and hosts show it, too."""
+        targets = {guest.volume: guest.second for guest in self.guests}
+        vms = {host.name: sum(guest.second == host.name for guest in self.guests) for host in self.hosts}
+
+        def look() -> list[Row]:
+            primaries = {view.name_of(one): view.status_of(one).get("primary") for one in self.cluster.volumes()}
+            running = {view.name_of(one): view.status_of(one).get("runningVMs", 0) for one in self.cluster.nodes()}
+            wrong = [
+                f"{name} is Primary on {primaries.get(name)}"
+                for name in targets
+                if primaries.get(name) != targets[name]
+            ]
+            wrong += [f"{name} shows {running.get(name)} VMs" for name in vms if running.get(name) != vms[name]]
+            return [Row("status", 0.0 if wrong else 100.0, "; ".join(wrong) or "settled", not wrong)]
+
+        begun = time.monotonic()
+        self.screen.quietly(look, seconds=self.patience, what="status of volumes and hosts", alive=self.alive)
+        self.screen.line(f"  settled after {time.monotonic() - begun:.1f} s more")
+
     def show_objects(self) -> None:
         kinds = "xnode,dvol,xvm"
         self.screen.block(self.kube.run("get", kinds, "-n", self.kube.namespace, show=f"kubectl get {kinds}"))
@@ -109,8 +129,8 @@ class Story:
         if move.get("target") != target:
             return Row(name, 0.0, "waiting", False)
         details = [view.phase_of_move(move)]
+        # Not the rate: simulated pages are counted one by one, but carry no bytes
         details += [f"round {move['round']}"] if move.get("round") is not None else []
-        details += [str(move["rate"])] if move.get("rate") else []
         return Row(name, float(move.get("percent") or 0.0), ", ".join(details), False)
 
     def _note(self, thing: Object) -> str:
