@@ -48,6 +48,17 @@ class OwnershipFacts:
         )
 
     @property
+    def only_reserved(self) -> bool:
+        """The journal keeps the names for it, and nothing here uses them yet."""
+        mine = self.mine
+        return (
+            mine is not None
+            and (mine.desired.level, mine.volume, mine.metadata) == ("Reserved", "none", "none")
+            and self.configuration is None
+            and self.desired.resource not in (self.kernel or {})
+        )
+
+    @property
     def configuration(self) -> ResConfig | None:
         return (self.configured or {}).get(self.desired.resource)
 
@@ -82,8 +93,9 @@ def identity_unchanged(facts: OwnershipFacts) -> Refusal | None:
     if facts.mine is None:
         return None
     old, new = facts.mine.desired, facts.desired
+    free = ("minor", "port") if facts.only_reserved else ()  # the other member may have refused them
     for field in ("minor", "port", "group", "logical_volume", "metadata_group"):
-        if getattr(old, field) != getattr(new, field):
+        if field not in free and getattr(old, field) != getattr(new, field):
             return Refusal(
                 reason="Immutable",
                 message=f"{field} of {new.resource} is {getattr(old, field)} here and cannot become"

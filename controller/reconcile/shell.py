@@ -148,9 +148,11 @@ class Shell:
     async def _commit(self, key: ObjectKey, found: ApiObject, decision: Decision) -> str:
         after = finalizers_after(found, decision.finalizer, FINALIZER) if decision.finalizer else None
         if after is not None:
-            found = await self._write(key, "finalizer", partial(self._writer.put_finalizers, key, found, after))
+            await self._write(key, "finalizer", partial(self._writer.put_finalizers, key, found, after))
             if decision.finalizer == "remove":
                 return "released"
+            self._queue.add(key)  # decided anew: another object may have taken the same minor meanwhile
+            return "written"
         status = decision.status
         result = "unchanged"
         if status is not None and differs(status, found):

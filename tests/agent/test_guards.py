@@ -161,6 +161,21 @@ def test_what_holds_data_does_not_change(reason: str, changes: dict[str, Any]) -
     assert refusal(RESERVE, replace(KNOWN, desired=desired(**changes))).reason == reason
 
 
+def test_what_is_only_reserved_may_get_another_minor_and_port() -> None:
+    """The other member had refused them, so that the controller chose again."""
+    reserved = record(volume="none", metadata="none")
+    reserved = reserved.model_copy(update={"desired": reserved.desired.model_copy(update={"level": "Reserved"})})
+    facts = replace(NEW, records={"vm_shaolin": reserved}, desired=desired(minor=5, port=7999))
+    require(RESERVE, facts)
+    for changes in (
+        {"records": {"vm_shaolin": record(volume="making", metadata="none")}},
+        {"configured": KNOWN.configured},
+        {"kernel": KNOWN.kernel},
+    ):
+        assert refusal(RESERVE, replace(facts, **changes)).reason == "Immutable"
+    assert refusal(RESERVE, replace(facts, desired=desired(group="vg1"))).reason == "Immutable"
+
+
 # --- metadata -------------------------------------------------------------------------------------------------------
 
 BARE = MetadataFacts(record=record(metadata="none"), logical_volume=volume(), clearly_none=True, attached=False)
