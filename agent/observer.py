@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -136,15 +136,19 @@ class Observer:
     def put_host(self, *, term: int, desired: HostDesired | None) -> None:
         self._update(term=term, desired=desired)
 
+    def put_records(self, records: Mapping[str, VolumeRecord]) -> None:
+        """The journal's records of all volumes, at the agent's start."""
+        self._records = dict(records)
+        self.refresh_volumes()
+
     def put_record(self, resource: str, record: VolumeRecord | None) -> None:
         """The journal's record of a volume changed (None: gone)."""
         if record is None:
-            self._records.pop(resource, None)
-            self._generations.pop(resource, None)
-            self._volume_problems.pop(resource, None)
+            for known in (self._records, self._generations, self._volume_problems):
+                known.pop(resource, None)
         else:
             self._records[resource] = record
-        self.refresh_volumes()
+        self.refresh_volumes(resource)
 
     def put_problem(self, resource: str, problem: Refusal | None) -> None:
         """What the last attempt to make a volume as it shall be ran into."""
@@ -152,14 +156,14 @@ class Observer:
             self._volume_problems.pop(resource, None)
         else:
             self._volume_problems[resource] = problem
-        self.refresh_volumes()
+        self.refresh_volumes(resource)
 
     def put_generation(self, resource: str, generation: GenerationIds | None) -> None:
         if generation is None:
             self._generations.pop(resource, None)
         else:
             self._generations[resource] = generation
-        self.refresh_volumes()
+        self.refresh_volumes(resource)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -305,28 +309,40 @@ class Observer:
         self._configured = configured
         self.refresh_volumes()
 
-    def refresh_volumes(self) -> None:
-        """Put VolumeStates together again: those of which a record, a configuration, the kernel, ... changed."""
-        inputs: dict[str, tuple[Any, ...]] = {}
-        volumes: dict[str, VolumeState] = {}
-        known, logical_volumes = self.state.volumes, self.state.logical_volumes
-        for resource in sorted({*self._records, *self._configured, *self._drbd}):
-            record, kernel = self._records.get(resource), self._drbd.get(resource)
-            minor = record.desired.minor if record else kernel.minor if kernel else None
-            inputs[resource] = (
-                record,
-                self._configured.get(resource),
-                kernel,
-                self._drbd_known,
-                logical_volumes.get(record.lv_key) if record else None,
-                self._generations.get(resource),
-                self._used_by.get(f"/dev/drbd{minor}", ()),
-                self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
-            )
-            same = resource in known and self._inputs.get(resource) == inputs[resource]
-            volumes[resource] = known[resource] if same else assemble(resource, *inputs[resource])
-        self._inputs = inputs
+    def refresh_volumes(self, *only: str) -> None:
+        """Put VolumeStates together again (all, or `only` those): where a record, the kernel's state, ... changed."""
+        known = self.state.volumes
+        names = only or sorted({*self._records, *self._configured, *self._drbd})
+        volumes: dict[str, VolumeState] = dict(known) if only else {}
+        for resource in names:
+            inputs = self._inputs_of(resource)
+            if inputs is None:
+                volumes.pop(resource, None)
+                self._inputs.pop(resource, None)
+            elif resource in known and self._inputs.get(resource) == inputs:
+                volumes[resource] = known[resource]
+            else:
+                self._inputs[resource] = inputs
+                volumes[resource] = assemble(resource, *inputs)
         self._update(volumes=volumes)
+
+    def _inputs_of(self, resource: str) -> tuple[Any, ...] | None:
+        """What `assemble` needs; None when nothing here knows the resource."""
+        record, kernel = self._records.get(resource), self._drbd.get(resource)
+        configuration = self._configured.get(resource)
+        if record is None and kernel is None and configuration is None:
+            return None
+        minor = record.desired.minor if record else kernel.minor if kernel else None
+        return (
+            record,
+            configuration,
+            kernel,
+            self._drbd_known,
+            self.state.logical_volumes.get(record.lv_key) if record else None,
+            self._generations.get(resource),
+            self._used_by.get(f"/dev/drbd{minor}", ()),
+            self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
+        )
 
     async def _try(self, reading: Awaitable[object]) -> bool:
         """For the loops: a failure is in `problems` already."""

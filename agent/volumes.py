@@ -41,7 +41,7 @@ class Volumes:
         """Read the journal's volumes and show them."""
         for resource, value in self._context.journal.items("volumes"):
             self._records[resource] = VolumeRecord.model_validate(value)
-            self._context.observer.put_record(resource, self._records[resource])
+        self._context.observer.put_records(self._records)
 
     def record(self, resource: str) -> VolumeRecord | None:
         return self._records.get(resource)
@@ -193,11 +193,15 @@ class Volumes:
 
     async def _check_room(self, missing: list[tuple[str, str, int]]) -> None:
         groups = {group.name: group for group in await self._context.lvm.volume_groups()}
+        host = self._context.observer.state.desired
         for name in dict.fromkeys(group for group, _, _ in missing):
             group = groups.get(name)
             if group is None:
                 known = ", ".join(sorted(groups)) or "none"
                 raise Refused("NoVolumeGroup", f"{self._context.node} has no volume group {name} (it has: {known})")
+            if host is not None and name not in host.volume_groups:
+                allowed = ", ".join(host.volume_groups) or "none"
+                raise Refused("GroupNotAllowed", f"{self._context.node} offers the volume groups {allowed}, not {name}")
             needed = sum(-(-size // group.extent) * group.extent for one, _, size in missing if one == name)
             if needed > group.free:
                 raise Refused(

@@ -25,7 +25,7 @@ def difference(old: HostState, new: HostState) -> WatchEvent | None:
         before, after = getattr(old, name), getattr(new, name)
         if before is after:
             continue
-        changed = {key: value for key, value in after.items() if before.get(key) != value}
+        changed = {k: one for k, one in after.items() if (old_one := before.get(k)) is not one and old_one != one}
         changed |= {key: None for key in before if key not in after}
         if changed:
             changes[name] = changed

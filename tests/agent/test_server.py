@@ -200,6 +200,23 @@ async def test_a_kill_drops_connections_at_once(fleet: Fleet) -> None:
     await fleet.start("mk1")
 
 
+async def test_nothing_is_done_that_the_journal_cannot_hold(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fleet.put_volume_ok("mk1", level="Reserved")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fdatasync", full)
+    status, answer = await fleet.put_volume("mk1", level="Up")
+    assert (status, answer["reason"]) == (503, "JournalFailed")
+    assert "No space left" in answer["message"]
+    assert fleet.hosts["mk1"].changes == []
+    monkeypatch.undo()
+    assert (await fleet.put_volume("mk1", level="Up"))[0] == 503  # only a restart reads what is on the disk
+    await fleet.restart("mk1")
+    await fleet.put_volume_ok("mk1", level="Up")
+
+
 async def test_two_agents_cannot_share_a_state_folder(fleet: Fleet) -> None:
     with pytest.raises(JournalError, match="in use by another"):
         await fleet.start("mk1")

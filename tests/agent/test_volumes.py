@@ -236,6 +236,14 @@ async def test_no_room_and_no_group_are_told_with_numbers(fleet: Fleet) -> None:
     assert "vg0" in found["message"]
 
 
+async def test_only_the_groups_that_the_host_offers_are_used(fleet: Fleet) -> None:
+    host = {"term": 1, "volume_groups": ["vgother"], "replication_address": "10.0.0.81"}
+    assert (await fleet.request("mk1", "PUT", "/v1/host", host))[0] == 200
+    found = await refused(fleet.put_volume("mk1"))
+    assert found["reason"] == "GroupNotAllowed"
+    assert fleet.hosts["mk1"].ran("lvcreate") == []
+
+
 # --- what cannot be read --------------------------------------------------------------------------------------------
 
 
