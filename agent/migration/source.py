@@ -34,6 +34,7 @@ SILENCE_LIMIT = 300.0  # no byte, no message, and xl still there: given up befor
 XL_END_LIMIT = 120.0  # xl's own clean-up after its last word
 TELL_LIMIT = 300.0
 STEADY_SECONDS = 1.0
+DEMOTE_PATIENCE = 1.0  # DRBD is asked again and again so long, then it is looked for what holds the device
 PHASES = ("Starting", "Precopy", "StopAndCopy", "HandOver", "Demoted", "Done")
 _PHASE_OF_STAGE = {
     "header": "Starting",
@@ -227,7 +228,7 @@ class Send:
 
         async def one(resource: str, minor: int) -> None:
             async with self._context.locks.hold(f"volume:{resource}"):
-                await self._context.drbd.secondary(resource, minor)
+                await self._context.drbd.secondary(resource, minor, patience=DEMOTE_PATIENCE)
 
         disks = domain.config.disks
         results = await asyncio.gather(*(one(disk.resource, disk.minor) for disk in disks), return_exceptions=True)

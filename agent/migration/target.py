@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from agent.migration.relocation import Relocation
 
 CONNECT_LIMIT = 120.0  # seconds until the source's stream must be there
-ENDING_LIMIT = 60.0  # ... in which the receiver ends after its stream did
+ENDING_LIMIT = 15.0  # ... in which the receiver ends after its stream did; one without a transport may hang
+SAYING_LIMIT = 60.0  # ... in which its last words reach the source
 CHUNK = 256 << 10
 LOOK_SECONDS, LOOK_SLOWLY_SECONDS, SLOWLY_AFTER = 0.02, 0.25, 30.0
 GONE_TWICE_SECONDS = 0.5
@@ -181,7 +182,7 @@ class Receive:
                 await process.kill()
             await ended
             with contextlib.suppress(TimeoutError):  # what it said last; the link may be cut for a moment
-                await within(self._context.host, ENDING_LIMIT, asyncio.wait({outbound, hearing}))
+                await within(self._context.host, SAYING_LIMIT, asyncio.wait({outbound, hearing}))
             if inbound.done() and (error := inbound.exception()) is not None:
                 words.append(f"the stream broke: {error}")
         finally:
@@ -287,6 +288,7 @@ class Receive:
                 granted=True,
                 run=domain.run,
                 boot_id=self._context.boot_id,
+                started=domain.config,
                 started_at=self._context.host.now(),
             )
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from agent import pki
-from agent.core import Context
+from agent.core import Context, Refused
 from agent.daemon import Agent
+from agent.host import Completed, Job, PipedProcess
 from agent.protocol import (
     DomainDesired,
     DomainState,
@@ -28,6 +30,7 @@ from agent.protocol import (
 )
 from agent.simulation.cluster import Simulation
 from agent.simulation.guest import Guest
+from agent.simulation.host import SimulatedHost
 from agent.simulation.hypervisor import Xen
 from tests.agent_migration.vm_facts import NAME, UID, config, desired
 
@@ -47,6 +50,76 @@ async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], w
         await asyncio.sleep(0.005)
 
 
+When = Literal["before", "after"]
+
+
+class Deadly:
+    """A host whose agent can be made to die, as by kill -9, at one command, or at one write to its journal."""
+
+    def __init__(self, inner: SimulatedHost) -> None:
+        self._inner = inner
+        self._command: tuple[str, When] | None = None
+        self.agent: Agent | None = None
+        self.dead = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def die_at_command(self, words: str, when: When) -> None:
+        """At the next command that begins with these words: before it runs, or after it ran and before its answer."""
+        self._command = (words, when)
+
+    def die_at_journal(self, matches: Callable[[str, str, dict[str, Any]], bool], when: When) -> None:
+        """At the next write of (section, key, value) that `matches`: before it, or as soon as it is on disk."""
+        agent = self.agent
+        assert agent is not None
+        journal = agent.context.journal
+        put = journal.put
+
+        def deadly(section: Any, key: str, value: dict[str, Any]) -> None:
+            hit = matches(section, key, value)
+            if not hit or when == "after":
+                put(section, key, value)
+            if hit:
+                journal.put = put  # type: ignore[method-assign]
+                journal.kill()
+                agent._host.kill()
+                self._dying = asyncio.ensure_future(self._die())
+                raise asyncio.CancelledError
+
+        journal.put = deadly  # type: ignore[method-assign]
+
+    async def _die(self) -> None:
+        assert self.agent is not None
+        await self.agent.kill()
+        self.dead.set()
+
+    async def _at(self, argv: Sequence[str], work: Callable[[], Awaitable[Any]]) -> Any:
+        due = None
+        if self._command is not None and " ".join(argv).startswith(self._command[0]):
+            due, self._command = self._command[1], None
+        if due == "before":
+            await self._die()
+            raise asyncio.CancelledError
+        result = await work()
+        if due == "after":
+            await self._die()
+            raise asyncio.CancelledError
+        return result
+
+    async def run(self, argv: Sequence[str], *, timeout: float = 30.0, stdin: bytes = b"") -> Completed:
+        done: Completed = await self._at(argv, lambda: self._inner.run(argv, timeout=timeout, stdin=stdin))
+        return done
+
+    async def start_job(self, scope: str, argv: Sequence[str]) -> Job:
+        job: Job = await self._at(argv, lambda: self._inner.start_job(scope, argv))
+        return job
+
+    async def pipe(self, argv: Sequence[str]) -> PipedProcess:
+        process: PipedProcess = await self._at(argv, lambda: self._inner.pipe(argv))
+        return process
+
+
 class Pair:
     """mk1 and mk2. `agents[name]` is the agent that lives there now."""
 
@@ -57,6 +130,7 @@ class Pair:
         self.tls = {name: pki.issue_agent(authority, name, directory / "pki" / name) for name in simulation.hosts}
         self.ports = {name: _free_port() for name in simulation.hosts}
         self.agents: dict[str, Agent] = {}
+        self.hosts = {name: Deadly(host) for name, host in simulation.hosts.items()}
         for host in simulation.hosts.values():
             Xen.of(host).configure(record_interval=0.02)
 
@@ -64,13 +138,14 @@ class Pair:
 
     async def start(self, name: str) -> None:
         agent = Agent(
-            self.simulation.hosts[name],
+            self.hosts[name],
             self.directory / "state" / name,
             name,
             api=("127.0.0.1", 0),
             relocation=("127.0.0.1", self.ports[name]),
             tls=self.tls[name],
         )
+        self.hosts[name].agent = agent
         await agent.start()
         self.agents[name] = agent
 
@@ -221,6 +296,13 @@ class Pair:
         assert seen.outcome == outcome, f"{seen}\n{self.simulation.truth.story()}"
         return seen
 
+    async def over(self, name: str, operation: str = "move") -> OperationState:
+        """Its end, whatever the outcome."""
+        await until(lambda: (seen := self.operation(name, operation)) is not None and seen.outcome is not None, "end")
+        seen = self.operation(name, operation)
+        assert seen is not None
+        return seen
+
     async def troubled(self, name: str, reason: str, operation: str = "move") -> Refusal:
         def held() -> bool:
             seen = self.operation(name, operation)
@@ -244,6 +326,27 @@ class Pair:
 
         await until(there, f"{phase} on {name}")
 
+    async def resolve(self, operation: str = "move") -> str:
+        """What a controller does until both sides have ended; returns the host that has the VM then."""
+        end = asyncio.get_running_loop().time() + LIMIT
+        while True:
+            sent, received = self.operation("mk1", operation), self.operation("mk2", operation)
+            sent_over = sent is None or sent.outcome is not None
+            received_over = received is None or received.outcome is not None
+            if sent_over and received_over:
+                break
+            assert asyncio.get_running_loop().time() < end, f"{sent}\n{received}\n{self.simulation.truth.story()}"
+            with suppress(Refused):
+                unclear = sent is not None and sent.refusal is not None and sent.refusal.reason == "HandOverUnclear"
+                if not received_over and (unclear or (sent_over and (sent is None or sent.outcome != "Succeeded"))):
+                    await self.cancel("mk2", operation)
+                elif received_over and unclear and (received is None or received.outcome != "Succeeded"):
+                    await self.cancel("mk1", operation)
+            await asyncio.sleep(0.02)
+        arrived = received is not None and received.outcome == "Succeeded"
+        assert arrived == (sent is not None and sent.outcome == "Succeeded"), f"{sent}\n{received}"
+        return "mk2" if arrived else "mk1"
+
     # --- what is true ---------------------------------------------------------------------------------------------
 
     async def domains(self, name: str) -> tuple[DomainState, ...]:
@@ -260,10 +363,9 @@ class Pair:
         await until(lambda: self.running() == (name,), f"{NAME} runs on {name} alone")
         assert self.primaries() == (name,)
         await self.writes()
-        for other in self.agents:
-            if other != name:
-                assert await self.domains(other) == ()
-        assert [one.name for one in await self.domains(name)] == [NAME]
+        for where in self.agents:
+            left = [one.name for one in await self.domains(where) if one.uuid == UID or NAME in one.name]
+            assert left == ([NAME] if where == name else [])
         self.simulation.truth.check()
 
 
