@@ -57,9 +57,11 @@ def peer_device(volume: Volume, action: str) -> Event:
     return Event(action, "peer-device", f"name:{volume.name} {_peer(volume)} volume:0", info, volume.peer_statistics())
 
 
-def helper(volume: Volume, name: str, status: int | None = None) -> Event:
+def helper(volume: Volume, name: str, status: int | None = None, *, whole: bool = False) -> Event:
     info = {"helper": name} | ({} if status is None else {"status": str(status)})
-    key = f"name:{volume.name} {_peer(volume)} volume:0 minor:{volume.minor}"
+    key = f"name:{volume.name} {_peer(volume)}"
+    if not whole:
+        key += f" volume:0 minor:{volume.minor}"
     return Event("call" if status is None else "response", "helper", key, info)
 
 

@@ -25,7 +25,7 @@ class Generation:
 
     def with_new_current(self, uuid: int) -> Generation:
         """A new generation of data begins here, without the peer: the bitmap counts from the old one."""
-        return replace(self, current=uuid, bitmap=self.current & ~1 if self.bitmap == 0 else self.bitmap)
+        return replace(self, current=uuid, bitmap=self.bitmap or self.current)
 
     def with_bitmap(self, uuid: int) -> Generation:
         """The bitmap's identifier changes (0: in sync again); the old one becomes history."""
@@ -37,6 +37,25 @@ class Generation:
     def masked(self) -> Generation:
         """Without the bits that say "Primary"."""
         return Generation(self.current & ~1, self.bitmap & ~1, (self.history[0] & ~1, self.history[1] & ~1))
+
+
+def begin_resync(source: Generation, target: Generation, fresh: int) -> tuple[Generation, Generation]:
+    """Identifiers of both while the resync runs: the bitmap's, a new one, is what the target is on its way from.
+
+    `fresh` is used when the source's bitmap has no identifier to derive one from.
+    """
+    derived = (source.bitmap + NEW_BITMAP_OFFSET) & (1 << 64) - 1
+    uuid = fresh if source.bitmap in {0, JUST_CREATED} else derived
+    return source.with_bitmap(uuid), Generation(uuid & ~1 | target.current & 1, 0, target.history)
+
+
+def end_resync(source: Generation, target: Generation, bitmap_before: int) -> tuple[Generation, Generation]:
+    """Identifiers of both afterwards: equal but for the bits that say "Primary".
+
+    `bitmap_before` is the source's bitmap identifier before the resync began.
+    """
+    finished = Generation(source.current & ~1 | target.current & 1, 0, (target.current & ~1, bitmap_before))
+    return source.with_bitmap(0), finished
 
 
 def compare(

@@ -158,8 +158,8 @@ def _automatic(first: Volume, second: Volume, primaries: list[Volume]) -> int:
         return 1 if primaries[0] is first else -1
     mine, theirs = first.out_of_sync, second.out_of_sync
     direction = 0
-    if zero == "discard-zero-changes" and (mine == 0) != (theirs == 0):
-        direction = -1 if mine == 0 else 1
+    if zero == "discard-zero-changes" and not (mine and theirs):
+        direction = -1 if mine == 0 and theirs else 1  # neither wrote: either may win
     elif zero == "discard-least-changes" and mine != theirs:
         direction = -1 if mine < theirs else 1
     if len(primaries) == 1 and one == "consensus":

@@ -103,17 +103,21 @@ class Kernel:
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
-    async def helper(self, volume: Volume, name: str, what: str = "") -> int:
-        """`/sbin/drbdadm NAME minor-N`, which runs the handler that the configuration has for it."""
+    async def helper(self, volume: Volume, name: str, *, whole: bool = False) -> int:
+        """`/sbin/drbdadm NAME minor-N`, which runs the handler that the configuration has for it.
+
+        `whole`: about the connection, not about one device of it (fence-peer, unfence-peer).
+        """
         from agent.simulation import drbdadm  # the kernel starts the tool, the tool talks to the kernel
 
-        what = what or f"minor-{volume.minor}"
-        volume.log(f"helper command: /sbin/drbdadm {name} {what}")
-        volume.tell(drbd_events.helper(volume, name))
+        subject = f"drbd {volume.name}" if whole else f"block drbd{volume.minor}"
+        command = f"/sbin/drbdadm {name} {volume.name if whole else f'minor-{volume.minor}'}"
+        self.host.log(f"{subject}: helper command: {command}")
+        volume.tell(drbd_events.helper(volume, name, whole=whole))
         await self.host.clock.sleep(self.host.simulation.timing.helper)
         status = await drbdadm.run_handler(self.host, volume, name) if self.host.on else 0
-        volume.log(f"helper command: /sbin/drbdadm {name} {what} exit code {status} (0x{status:x})")
-        volume.tell(drbd_events.helper(volume, name, status))
+        self.host.log(f"{subject}: helper command: {command} exit code {status} (0x{status << 8:x})")
+        volume.tell(drbd_events.helper(volume, name, status, whole=whole))
         return status
 
     def fence_later(self, volume: Volume) -> None:
@@ -124,18 +128,18 @@ class Kernel:
         if volume.state.cs not in {"WFConnection", "Unconnected", "NetworkFailure", "BrokenPipe", "TearDown",
                                    "StandAlone", "Timeout", "Disconnecting"}:  # fmt: skip
             return False
-        status = await self.helper(volume, "fence-peer")
+        status = await self.helper(volume, "fence-peer", whole=True)
         if not self.host.on or volume.session is not None or self.resources.get(volume.name) is not volume:
             return False
         if status == PEER_PRIMARY:
-            volume.log("Peer is primary, outdating myself.")
+            self.host.log(f"drbd {volume.name}: Peer is primary, outdating myself.")
             volume.change(disk="Outdated")
             return False
         answers = {PEER_INCONSISTENT: "Inconsistent", PEER_OUTDATED: "Outdated", PEER_FENCED: "Outdated"}
         if status == PEER_DOWN and volume.state.disk == "UpToDate":
             answers[PEER_DOWN] = "Outdated"
         if status not in answers:
-            volume.log(f"fence-peer helper broken, returned {status}")
+            self.host.log(f"drbd {volume.name}: fence-peer helper broken, returned {status}")
             return False
         volume.change(peer_disk=answers[status])
         if volume.new_uuid_due:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.simulation import drbd_metadata as md
 from agent.simulation import drbd_options
-from agent.simulation.drbd_generation import JUST_CREATED, NEW_BITMAP_OFFSET
+from agent.simulation.drbd_generation import begin_resync, end_resync
 from agent.simulation.drbd_state import disk_rank, resyncing
 from agent.simulation.sparse import copy
 
@@ -63,6 +63,7 @@ class Resync:
         self.progress: Progress | None = None
         self.rate = 0  # KiB/s that the target wants
         self._full = full
+        self._bitmap_before = 0
         self._commanded = commanded
         self._stopped = False
         self._simulation = source.host.simulation
@@ -130,15 +131,10 @@ class Resync:
         target.bitmap.merge(source.bitmap)
         for end in (source, target):
             end.write_bitmap()
-        old = source.block.generation.bitmap
-        unused = old in {0, JUST_CREATED}
-        uuid = (source.kernel.random_uuid() if unused else old + NEW_BITMAP_OFFSET) & ~1 & (1 << 64) - 1
-        self._before = source.block.generation
-        source.save(generation=source.block.generation.with_bitmap(uuid))
-        role = 1 if target.primary else 0
-        target.save(
-            generation=type(self._before)(uuid | role, 0, target.block.generation.history), flags=target.block.flags
-        )
+        self._bitmap_before = source.block.generation.bitmap
+        ours, theirs = begin_resync(source.block.generation, target.block.generation, source.kernel.random_uuid())
+        source.save(generation=ours)
+        target.save(generation=theirs)
         self.progress = Progress(source.bitmap.count, self._simulation.clock.now())
         source.change(cs="SyncSource", peer_disk="Inconsistent")
         target.change(cs="SyncTarget", disk="Inconsistent", peer_disk=source.state.disk)
@@ -234,17 +230,14 @@ class Resync:
             await self._copy()
             return
         self.session.resync = None
-        sync_uuid = target.block.generation.current & ~1
-        role = 1 if target.primary else 0
-        finished = source.block.generation.with_bitmap(0)
-        target.save(
-            generation=type(finished)(finished.current & ~1 | role, 0, (sync_uuid, self._before.bitmap)),
-            flags=target.block.flags & ~md.FULL_SYNC,
-        )
-        source.save(generation=finished)
+        ours, theirs = end_resync(source.block.generation, target.block.generation, self._bitmap_before)
+        target.save(generation=theirs, flags=target.block.flags & ~md.FULL_SYNC)
+        source.save(generation=ours)
         for end in (source, target):
             if end.net is not None:
                 end.net.discard_my_data = False
         source.change(cs="Connected", peer_disk="UpToDate")
         target.change(cs="Connected", disk="UpToDate", peer_disk=source.state.disk)
         source.host.truth.note(source.host.name, f"{source.name} is in sync with {target.host.name}")
+        if source.fencing != "dont-care":
+            await source.kernel.helper(source, "unfence-peer", whole=True)
