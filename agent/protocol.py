@@ -152,7 +152,7 @@ class VolumeState(Wire):
     forced: bool = False  # this host did the resource's one initial forced promotion (journal and LV tag)
     content: ContentState = "none"
     content_detail: str = ""  # "ext4", "xfs", "image sha256:..."
-    options: str = ""  # as installed: protocol, resync rate, verify algorithm ("C 500M sha1")
+    options: str = ""  # VolumeDesired.options as installed
     used_by: tuple[str, ...] = ()  # names of the domains here that have it as a disk
     problem: Refusal | None = None  # what the last attempt to reach the desired state ran into
 
@@ -202,6 +202,7 @@ class VmState(Wire):
     domid: int | None = None
     since: str | None = None  # when `status` became so
     restart: RestartState = RestartState()
+    started: DomainConfig | None = None  # what its last domain here was made of; None: not known
     problem: Refusal | None = None
 
 
@@ -330,8 +331,9 @@ class VolumeDesired(Wire):
 
     @property
     def options(self) -> str:
-        """What may change in the volume's life, as VolumeState.options shows it."""
-        return f"{self.protocol} {self.resync_rate} {self.verify_alg}"
+        """What may change in the volume's life: "C 500M sha1 10.0.0.81 10.0.0.82" (the members' addresses)."""
+        addresses = (member.address for member in self.members)
+        return " ".join((self.protocol, self.resync_rate, self.verify_alg, *addresses))
 
 
 class VolumeRemoval(Wire):
@@ -473,5 +475,6 @@ class PreflightReport(Wire):
     refusals: tuple[Refusal, ...] = ()
 
 
+VmState.model_rebuild()
 HostState.model_rebuild()
 WatchEvent.model_rebuild()

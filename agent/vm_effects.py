@@ -77,12 +77,12 @@ class Effects:
             self._context.volumes.mark_used(disk.resource, volume_uid(self._context, disk.resource))
         path = config_path(desired.name)
         await self._context.host.write_text(path, xl_config.render(desired))
-        self._store.update(desired.uid, started_at=None, stop_since=None)
+        self._store.update(desired.uid, started=desired.config, started_at=None, stop_since=None)
         await self._xen.create(path, paused=True)
 
     async def _confirm(self, record: VmRecord, domain: DomainState) -> None:
         """Its disks are attached: it counts as started. A new domain with a dead disk goes, before it ran."""
-        uid, disks = record.desired.uid, record.desired.config.disks
+        uid, disks = record.desired.uid, record.disks
         if domain.state == "paused":
             dead = [disk for disk in disks if not await self._xen.disk_attached(domain.domid, disk.vdev, disk.minor)]
             if dead:
@@ -96,7 +96,7 @@ class Effects:
 
     async def _attach(self, record: VmRecord, domid: int) -> None:
         """Its disks are open before it runs; a deferred one is attached if this host is Primary."""
-        for disk in record.desired.config.disks:
+        for disk in record.disks:
             if not await self._xen.disk_attached(domid, disk.vdev, disk.minor):
                 refusals = usable([disk], await self._context.observer.read_drbd(), self._context.node)
                 if refusals:

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent.core import Refused, time_text
-from agent.protocol import DomainDesired, DomainState, Refusal, RestartState, VmState
+from agent.protocol import DiskConfig, DomainConfig, DomainDesired, DomainState, Refusal, RestartState, VmState
 
 EndReason = Literal["poweroff", "reboot", "crash"]
 Status = Literal[
@@ -35,6 +35,7 @@ class VmRecord(BaseModel):
     boot_id: str  # the boot of this host in which the controller asked last; in another one nothing is started
     halted: EndReason | None = None  # the guest ended by itself in this run, and that is how it stays
     preserved: bool = False  # ... and its domain was kept for a look at it
+    started: DomainConfig | None = None  # what its last domain here was made of; None: an earlier agent made it
     started_at: float | None = None  # its domain got up at; None: this host has not started it, or ended it
     stop_since: float | None = None  # a shutdown that we asked for is under way
     restart_count: int = 0
@@ -44,6 +45,11 @@ class VmRecord(BaseModel):
     @property
     def wants_domain(self) -> bool:
         return self.desired.state in ("Running", "Paused")
+
+    @property
+    def disks(self) -> tuple[DiskConfig, ...]:
+        """The disks of the domain that is there, whatever was wished for since."""
+        return (self.started or self.desired.config).disks
 
 
 def mine(uid: str, name: str, domains: Iterable[DomainState]) -> list[DomainState]:
@@ -199,6 +205,7 @@ def vm_state(
             next_at=time_text(record.restart_at) if record.restart_at is not None else None,
             last_reason=record.restart_reason,
         ),
+        started=record.started,
         problem=problem,
     )
 

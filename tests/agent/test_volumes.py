@@ -102,14 +102,14 @@ async def test_both_up_are_connected_and_new(fleet: Fleet) -> None:
     assert volume.peer is not None
     assert volume.peer.disk == "Inconsistent"
     assert volume.size == 65496 << 10
-    assert volume.options == "C 500M sha1"
+    assert volume.options == "C 500M sha1 10.0.0.81 10.0.0.82"
 
 
 async def test_changed_options_reach_the_kernel(fleet: Fleet) -> None:
     await ready(fleet)
     for name in fleet.hosts:
         volume = await fleet.put_volume_ok(name, resync_rate="50M")
-        assert volume.options == "C 50M sha1"
+        assert volume.options == "C 50M sha1 10.0.0.81 10.0.0.82"
         assert len(fleet.hosts[name].ran("drbdadm", "adjust")) == 1
         assert "resync-rate 50M" in await fleet.simulation.hosts[name].read_text("/etc/drbd.d/vm_shaolin.res")
 
