@@ -97,7 +97,7 @@ def _agree_on_size(first: Volume, second: Volume) -> None:
         if end.backing is None:
             end.known_size = size
         elif end.known_size > size:
-            if disk_rank(end.state.disk) >= disk_rank("Outdated"):
+            if disk_rank(end.disk) >= disk_rank("Outdated"):
                 raise Parting("The peer's disk size is too small!")
             end.known_size = size
             end.save(agreed_size=size)
@@ -108,7 +108,7 @@ def _agree_on_size(first: Volume, second: Volume) -> None:
 
 def by_disk_states(verdict: int, first: Volume, second: Volume) -> int:
     """A side that is not consistent never becomes the source of one that is."""
-    mine, theirs = (disk_rank(end.state.disk) for end in (first, second))
+    mine, theirs = (disk_rank(end.disk) for end in (first, second))
     inconsistent = disk_rank("Inconsistent")
     if (mine == inconsistent) != (theirs == inconsistent):
         full = abs(verdict) == gi.FULL_SOURCE
@@ -118,7 +118,7 @@ def by_disk_states(verdict: int, first: Volume, second: Volume) -> int:
 
 
 def _check_direction(source: Volume, target: Volume) -> None:
-    if disk_rank(source.state.disk) <= disk_rank("Inconsistent"):
+    if disk_rank(source.disk) <= disk_rank("Inconsistent"):
         raise Parting("I shall become SyncSource, but I am inconsistent!")
     if target.primary and disk_rank(target.state.disk) >= disk_rank("Consistent"):
         raise Parting("I shall become SyncTarget, but I am primary!")
@@ -172,12 +172,10 @@ def _connected(session: Session) -> None:
     """Both talk, nothing to copy."""
     for end, peer in ((session.first, session.second), (session.second, session.first)):
         end.state.al_suspended = False
-        disk = end.state.disk
-        if disk in {"Consistent", "Outdated", "Negotiating"} and disk_rank(peer.state.disk) >= disk_rank("Outdated"):
-            disk = "UpToDate"
-        peer_disk = peer.state.disk
-        if peer_disk in {"Consistent", "Outdated", "Negotiating"} and disk == "UpToDate":
-            peer_disk = "UpToDate"
+        disk, peer_disk = end.disk, peer.disk
+        good = disk_rank("Outdated")
+        if disk_rank(disk) >= good and disk_rank(peer_disk) >= good:
+            disk = peer_disk = "UpToDate"
         end.thaw()
         end.change(cs="Connected", peer_role=peer.state.role, disk=disk, peer_disk=peer_disk)
 

@@ -67,9 +67,10 @@ async def _replicate(volume: Volume, offset: int, data: bytes) -> bool:
 
 
 def _write_here(volume: Volume, offset: int, data: bytes) -> bool:
+    if usable_disk(volume):
+        volume.activity(offset, len(data))  # may be the first to find the disk broken
     if not usable_disk(volume) or volume.backing is None:
         return False
-    volume.activity(offset, len(data))
     try:
         volume.backing.write_now(offset, data)
     except OSError:

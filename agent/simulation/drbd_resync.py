@@ -91,15 +91,15 @@ class Resync:
     async def _run(self) -> None:
         source, target = self.source, self.target
         source_role, target_role = source.state.role, target.state.role
-        target_disk = target.state.disk
+        target_disk = target.disk
         if disk_rank(target_disk) > disk_rank("Outdated"):
             target_disk = "Outdated"
-        shown = "Consistent" if disk_rank(target.state.disk) > disk_rank("Inconsistent") else target.state.disk
+        shown = "Consistent" if disk_rank(target.disk) > disk_rank("Inconsistent") else target.disk
         for end in (source, target):
             end.state.al_suspended = False
             end.thaw()
         already = source.state.cs == "Connected" and target.state.cs == "Connected"
-        source_disk = "UpToDate" if disk_rank(source.state.disk) >= disk_rank("Outdated") else source.state.disk
+        source_disk = "UpToDate" if disk_rank(source.disk) >= disk_rank("Outdated") else source.disk
         source.change(disk=source_disk)
         if already:  # the peer was told of our new state before
             target.change(peer_role=source_role, peer_disk=source_disk)

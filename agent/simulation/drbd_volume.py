@@ -79,6 +79,7 @@ class Volume:
         self.known_size = 0  # bytes; also what the peer said while there is no disk here
         self.opens = {"r": 0, "w": 0}
         self.in_flight = 0  # writes that are not acknowledged yet
+        self.attached_as = "Diskless"  # the disk's own claim while it is Negotiating
         self.new_uuid_due = False
         self.transient = False  # a state change with the peer is under way
         self._log: OrderedDict[int, None] = OrderedDict()
@@ -96,6 +97,11 @@ class Volume:
     @property
     def fencing(self) -> str:
         return drbd_options.value(self.disk_options, drbd_options.DISK, "fencing")
+
+    @property
+    def disk(self) -> str:
+        """The disk's state, or what it claims to be while the peers negotiate."""
+        return self.attached_as if self.state.disk == "Negotiating" else self.state.disk
 
     @property
     def primary(self) -> bool:
@@ -223,7 +229,9 @@ class Volume:
             self.save(agreed_size=self.known_size)
         self.bitmap.blocks = min(bitmap.blocks, self.known_size // md.BLOCK)
         self.state.al_suspended = bitmap.count == bitmap.blocks and not connected(self.state.cs)
-        self.change(disk=self._disk_after_attach(block))
+        self.attached_as = self._disk_after_attach(block)
+        # With a peer there, the handshake says what the disk is worth
+        self.change(disk="Negotiating" if connected(self.state.cs) else self.attached_as)
 
     def _disk_after_attach(self, block: md.SuperBlock) -> str:
         if not block.flag(md.CONSISTENT):

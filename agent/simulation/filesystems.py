@@ -210,7 +210,9 @@ async def blockdev(host: SimulatedHost, argv: list[str], stdin: bytes) -> Comple
     if len(argv) != 3 or argv[1] not in {"--getsize64", "--getsz"}:
         return failed(argv, 1, "blockdev: unknown command\n")
     try:
-        size = host.device_size(argv[2])
+        handle = host.open_device(argv[2], "r")
+        size = handle.size
+        handle.close()
     except OSError as error:
         return failed(argv, 1, f"blockdev: cannot open {argv[2]}: {error.strerror}\n")
     return done(argv, f"{size if argv[1] == '--getsize64' else size // 512}\n")
