@@ -170,10 +170,10 @@ class Observer:
     async def start(self) -> None:
         """Read everything once (problems do not stop it), then keep it up to date."""
         await asyncio.gather(
-            self._try(self.read_logical_volumes()),
-            self._try(self.read_domains()),
-            self._try(self.read_drbd()),
-            self._try(self.read_configured()),
+            self._try(self.read_logical_volumes),
+            self._try(self.read_domains),
+            self._try(self.read_drbd),
+            self._try(self.read_configured),
             self._read_facts(),
         )
         for name, loop in (
@@ -192,14 +192,14 @@ class Observer:
             await read()
 
     async def _read_storage(self) -> None:
-        await self._try(self.read_logical_volumes())
-        await self._try(self.read_configured())
+        await self._try(self.read_logical_volumes)
+        await self._try(self.read_configured)
 
     async def _keep_domains(self) -> None:
         while True:
             busy = any(operation.outcome is None for operation in self.state.operations.values())
             await self._wait_for_ring(self._domain_ring, BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
-            await self._try(self.read_domains())
+            await self._try(self.read_domains)
 
     async def _wait_for_ring(self, ring: Flag, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -208,7 +208,7 @@ class Observer:
     async def _keep_drbd(self) -> None:
         while True:
             await self._wait_for_ring(self._drbd_ring, SYNC_SECONDS if self._syncing() else DRBD_SECONDS)
-            if not await self._try(self.read_drbd()):
+            if not await self._try(self.read_drbd):
                 await self._context.host.sleep(RETRY_SECONDS)
                 self._drbd_ring.set()
 
@@ -344,10 +344,10 @@ class Observer:
             self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
         )
 
-    async def _try(self, reading: Awaitable[object]) -> bool:
+    async def _try(self, read: Callable[[], Awaitable[object]]) -> bool:
         """For the loops: a failure is in `problems` already."""
         try:
-            await reading
+            await read()
         except (DriverError, CommandTimedOut, OSError):
             return False
         return True

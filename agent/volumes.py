@@ -7,7 +7,7 @@ a role. What shall be is in the journal before anything is done for it, and ever
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -132,9 +132,9 @@ class Volumes:
             raise Refused("BeingDeleted", f"{resource} is being deleted with policy {known.removal.policy}")
         observer = self._context.observer
         volumes, configured, kernel = await asyncio.gather(
-            _or_none(observer.read_logical_volumes()),
-            _or_none(observer.read_configured()),
-            _or_none(observer.read_drbd()),
+            _or_none(observer.read_logical_volumes),
+            _or_none(observer.read_configured),
+            _or_none(observer.read_drbd),
         )
         # No await from here to the journal: two volumes that want the same minor cannot both pass.
         require(
@@ -302,7 +302,7 @@ class Volumes:
         facts = await self._role_facts(resource)
         if facts.readable and (facts.kernel is None or facts.kernel.role == "Secondary"):
             return
-        domains = await _or_none(self._context.observer.read_domains())
+        domains = await _or_none(self._context.observer.read_domains)
         require(DEMOTE, replace(facts, domains=domains, leaving=leaving))
         await self._context.drbd.secondary(resource, record.desired.minor, patience=patience)
         if (await self._reread(resource)).role != "Secondary":
@@ -310,7 +310,7 @@ class Volumes:
         self._context.log(object=resource).info("demoted")
 
     async def _role_facts(self, resource: str) -> RoleFacts:
-        seen = await _or_none(self._context.observer.read_drbd())
+        seen = await _or_none(self._context.observer.read_drbd)
         return RoleFacts(resource, self._context.node, (seen or {}).get(resource), readable=seen is not None)
 
     async def _reread(self, resource: str) -> DrbdResource:
@@ -352,9 +352,9 @@ def refusal_of(error: BaseException | None) -> Refusal | None:
     return None
 
 
-async def _or_none(reading: Awaitable[T]) -> T | None:
+async def _or_none(read: Callable[[], Awaitable[T]]) -> T | None:
     """A fact for a guard: None when it cannot be read."""
     try:
-        return await reading
+        return await read()
     except (DriverError, CommandTimedOut, OSError):
         return None

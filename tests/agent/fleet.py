@@ -204,12 +204,8 @@ class Fleet:
     async def synced(self, *names: str) -> None:
         """UpToDate/UpToDate as every one of the hosts sees it."""
 
-        def done(state: HostState) -> bool:
-            volume = state.volumes["vm_shaolin"]
-            return volume.disk == "UpToDate" and volume.peer is not None and volume.peer.disk == "UpToDate"
-
         for name in names or tuple(self.hosts):
-            await self.becomes(name, "UpToDate/UpToDate", done)
+            await self.becomes(name, "UpToDate/UpToDate", up_to_date)
 
     @asynccontextmanager
     async def watch(self, name: str) -> AsyncIterator[AsyncIterator[WatchEvent]]:
@@ -240,3 +236,9 @@ async def ready(fleet: Fleet, *, synced: bool = True, operation: str = "sync-1")
 def connected(state: HostState) -> bool:
     peer = state.volumes["vm_shaolin"].peer
     return peer is not None and (peer.connection, peer.disk) == ("Connected", "Inconsistent")
+
+
+def up_to_date(state: HostState) -> bool:
+    """On both sides, as this host sees it."""
+    volume = state.volumes["vm_shaolin"]
+    return volume.disk == "UpToDate" and volume.peer is not None and volume.peer.disk == "UpToDate"

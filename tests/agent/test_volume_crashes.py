@@ -6,6 +6,8 @@ the end is the same, metadata was made once, and the resource was forced Primary
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 from agent_facts import UID
-from fleet import Fleet, connected, until
+from fleet import Fleet, connected, until, up_to_date
 
 from agent.simulation.cluster import Simulation
 
@@ -101,7 +103,7 @@ class Life:
         await self.put()
         await self.seen("connected", connected)
         await self.operate("sync-1", SYNC)
-        await self.seen("UpToDate", lambda state: state.volumes["vm_shaolin"].peer.disk == "UpToDate")
+        await self.seen("UpToDate/UpToDate", up_to_date)
         await self.fill()
         await self.put(role="Secondary")
         assert self.fleet.simulation.truth.replicas_identical("vm_shaolin")
@@ -167,3 +169,28 @@ async def test_power_lost_after_every_change(tmp_path: Path, policy: str, step: 
         await one.live(policy)
         assert one.died
         await one.check(policy)
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["agent", "power"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_killed_again_and_again(tmp_path: Path, seed: int, power: bool) -> None:
+    """Up to twelve deaths at any moment of one life, also while it is starting up again."""
+    chance, over = random.Random(seed), asyncio.Event()
+    async with life(tmp_path) as one:
+
+        async def reap() -> None:
+            for _ in range(12):
+                await asyncio.sleep(chance.uniform(0.01, 0.25))
+                if over.is_set():
+                    return
+                if "mk1" in one.fleet.agents:
+                    await (one.lose_power() if power and chance.random() < 0.5 else one.die())
+
+        reaper = asyncio.get_running_loop().create_task(reap())
+        await one.live("Delete" if seed % 2 else "Retain")
+        over.set()
+        await reaper
+        if "mk1" not in one.fleet.agents:
+            await one.fleet.start("mk1")
+        assert one.died
+        await one.check("Delete" if seed % 2 else "Retain")
