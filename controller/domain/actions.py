@@ -113,18 +113,22 @@ class Event:
     message: str
 
 
+LAZY_SECONDS = 1.0
+"""How long a status that only tells people something may wait for the next one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """`status` None: leave it. `finalizer` None: leave it. `ask`: answer these and decide again, do nothing else.
 
-    `lazy`: the status differs only in what is told to people; the shell may write it up to a second later, so that
-    the quick steps of an operation cost one write together. Intents are never lazy.
+    `lazy`: the status differs only in what is told to people; the shell may write it up to so many seconds later, so
+    that the quick steps of an operation cost one write together. Intents are never lazy (0.0).
     `look_again`: seconds until the next look though nothing changes; None: only when something changes.
     """
 
     status: XenNodeStatus | DrbdVolumeStatus | XenVMStatus | None = None
     finalizer: Literal["add", "remove"] | None = None
-    lazy: bool = False
+    lazy: float = 0.0
     events: tuple[Event, ...] = ()
     requests: tuple[Request, ...] = ()
     ask: tuple[Question, ...] = ()

@@ -10,7 +10,10 @@ from controller.domain.conditions import Conditions
 from controller.domain.world import World
 
 MEMORY_STEP_MIB = 64
-"""Free memory is shown rounded down to this; facts that only moved are written lazily."""
+"""Free memory is shown rounded down to this."""
+FACTS_SECONDS = 15.0
+"""Facts that only moved wait so long: an agent reads memory and space every ten seconds, so that what a new VM or a
+move changed on its host, at once and at that reading, is one write."""
 
 
 def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) -> Decision:
@@ -51,7 +54,7 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         finalizer=None if FINALIZER in node.metadata.finalizers else "add",
         events=tuple(events),
         requests=due(requests, refused, world),
-        lazy=_essence(status) == _essence(node.status),
+        lazy=FACTS_SECONDS if _essence(status) == _essence(node.status) else 0.0,
         look_again=15.0 if requests else None,
     )
 

@@ -9,6 +9,7 @@ from controller.api.common import OperationRecord
 from controller.api.xenvm import DomainStatus, XenVMStatus
 from controller.domain.actions import (
     FINALIZER,
+    LAZY_SECONDS,
     REFUSED_SECONDS,
     Decision,
     Event,
@@ -111,7 +112,7 @@ class Report:
             finalizer=None if FINALIZER in vm.metadata.finalizers or vm.deleting else "add",
             events=tuple(self.events),
             requests=due(self.requests, self.refused, self.case.world),
-            lazy=_essence(status) == _essence(self.case.before),
+            lazy=LAZY_SECONDS if _essence(status) == _essence(self.case.before) else 0.0,
             look_again=REFUSED_SECONDS if self.refused and self.requests else self.look_again,
         )
 

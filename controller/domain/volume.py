@@ -17,6 +17,7 @@ from controller.api.drbdvolume import (
 )
 from controller.domain.actions import (
     FINALIZER,
+    LAZY_SECONDS,
     REFUSED_SECONDS,
     Decision,
     Event,
@@ -143,6 +144,9 @@ def _advance(case: VolumeCase, finalizer: Literal["add", "remove"] | None) -> De
     intent = status.initial_sync
     if at.step == "ForcePrimary" and intent is None and case.fresh_everywhere() is None:
         status = status.model_copy(update={"initial_sync": _sync_intent(case)})
+        if case.volume.spec.content is not None and status.content is None:
+            # The next step's intent in the same write; it is acted on only when that step has come.
+            status = status.model_copy(update={"content": _first_content_intent(case)})
         events.append(Event("Normal", "SyncStarted", f"{case.first_source()} is the source of the first sync"))
     if at.step == "WriteContent":
         content = _content_intent(case)
@@ -178,6 +182,10 @@ def _sync_intent(case: VolumeCase) -> InitialSyncStatus:
     )
 
 
+def _first_content_intent(case: VolumeCase) -> ContentStatus:
+    return ContentStatus(state="Writing", node=case.first_source(), operation=f"content-{case.uid[:36].lower()}-1")
+
+
 def _content_intent(case: VolumeCase) -> ContentStatus | Refusal:
     """Who writes the content, by which operation; after a failure the next attempt has an id of its own."""
     old, node = case.volume.status.content, case.first_source()
@@ -186,7 +194,7 @@ def _content_intent(case: VolumeCase) -> ContentStatus | Refusal:
         base = old or ContentStatus(node=node)
         return base.model_copy(update={"state": "Written", "detail": view.content_detail})
     if old is None or old.operation is None:
-        return ContentStatus(state="Writing", node=node, operation=f"content-{case.uid[:36].lower()}-1")
+        return _first_content_intent(case)
     done = case.operation(old.operation)
     if done is None or done.outcome is None or done.outcome == "Succeeded":
         return old
@@ -366,7 +374,7 @@ def _decision(
         status=status,
         finalizer=finalizer,
         events=events,
-        lazy=_essence(status) == _essence(case.before),
+        lazy=LAZY_SECONDS if _essence(status) == _essence(case.before) else 0.0,
         requests=due(requests, case.refused, case.world),
         look_again=(REFUSED_SECONDS if case.refused else RETRY_SECONDS) if waiting else None,
     )

@@ -34,9 +34,6 @@ from controller.runtime.status import Stale, Writer, Written, differs, finalizer
 
 log = structlog.get_logger(__name__)
 
-LAZY_SECONDS = 1.0
-"""How long a status that only tells people something may wait for the next one."""
-
 Step = Callable[[str, ObjectKey], Awaitable[None]]
 """Called with "before ..." and "after ..." of each commit and each request: where tests end the controller."""
 
@@ -156,7 +153,7 @@ class Shell:
         status = decision.status
         result = "unchanged"
         if status is not None and differs(status, found):
-            if decision.lazy and self._may_wait(key):
+            if self._may_wait(key, decision.lazy):
                 self._act(key, decision)  # without its events: the decision that is written says them
                 return "waiting"
             found = await self._write(key, "status", partial(self._writer.put_status, key, found, status))
@@ -169,10 +166,12 @@ class Shell:
         self._act(key, decision)
         return result
 
-    def _may_wait(self, key: ObjectKey) -> bool:
-        """A lazy status waits for a second in all, so that the quick steps of an operation are one write."""
+    def _may_wait(self, key: ObjectKey, seconds: float) -> bool:
+        """A lazy status waits for so long in all, so that the quick steps of an operation are one write."""
+        if not seconds:
+            return False
         now = self._now()
-        left = self._lazy.setdefault(key, now) + LAZY_SECONDS - now
+        left = self._lazy.setdefault(key, now) + seconds - now
         if left > 0:
             self._queue.add_after(key, left)
         return left > 0
