@@ -41,8 +41,9 @@ STEPS_AT_ONCE = 50
 class _Worker:
     """One VM's worker: what it does not need to remember over a restart."""
 
-    def __init__(self, uid: str, *, asked: bool) -> None:
+    def __init__(self, uid: str, name: str, *, asked: bool) -> None:
         self.uid = uid
+        self.name = name
         self.asked = asked  # the controller asked this agent process
         self.ring = Flag()
         self.problem: Refusal | None = None
@@ -66,7 +67,7 @@ class Domains:
     async def start(self) -> None:
         """Publish the journal's VMs and take them up. A VM that did not run in this boot is not started."""
         for record in self._store.all():
-            self._take_up(record.desired.uid, asked=False)
+            self._take_up(record.desired.uid, record.desired.name, asked=False)
         self._context.tasks.spawn(self._listen(), name="domains: listen")
 
     async def put(self, name: str, desired: DomainDesired) -> VmState:
@@ -78,7 +79,7 @@ class Domains:
         if (state := self._during_operation(record, desired)) is not None:
             return state
         if record is not None and wanted == record and desired.state in ("Released", "Stopped"):
-            return self._ring(uid)
+            return self._ring(uid, name)
         if desired.state == "Released":
             async with _limited(self._context, uid):
                 present = mine(uid, name, await self._context.observer.read_domains())
@@ -115,8 +116,9 @@ class Domains:
         return await preflight(self._context, request)
 
     def wake(self, uid: str) -> None:
-        self._take_up(uid, asked=False)
-        self._show(uid)
+        if (record := self._store.get(uid)) is not None:
+            self._take_up(uid, record.desired.name, asked=False)
+            self._show(uid)
 
     # --- what is accepted ---------------------------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ class Domains:
             operation.note(granted_by_controller=desired.epoch)
             return self._show(desired.uid) or _arriving(desired)
         if record is not None and (desired.epoch, desired.state) == (record.epoch, record.desired.state):
-            return self._ring(desired.uid)
+            return self._ring(desired.uid, desired.name)
         raise Refused(
             "OperationRunning",
             f"{desired.name} is busy with operation {operation.id} ({operation.state.kind}, {operation.phase});"
@@ -182,18 +184,18 @@ class Domains:
             self._context.log(object=desired.name, epoch=wanted.epoch, run=wanted.run).info(
                 "domain wish accepted", state=desired.state, granted=wanted.granted
             )
-        return self._ring(desired.uid)
+        return self._ring(desired.uid, desired.name)
 
-    def _ring(self, uid: str) -> VmState:
-        self._take_up(uid, asked=True)
+    def _ring(self, uid: str, name: str) -> VmState:
+        self._take_up(uid, name, asked=True)
         state = self._show(uid)
         assert state is not None
         return state
 
-    def _take_up(self, uid: str, *, asked: bool) -> None:
+    def _take_up(self, uid: str, name: str, *, asked: bool) -> None:
         worker = self._workers.get(uid)
         if worker is None:
-            worker = self._workers[uid] = _Worker(uid, asked=asked)
+            worker = self._workers[uid] = _Worker(uid, name, asked=asked)
             self._context.tasks.spawn(self._work(worker), name=f"domain {uid}")
         worker.asked = worker.asked or asked
         worker.ring.set()
@@ -227,20 +229,20 @@ class Domains:
 
     async def _listen(self) -> None:
         """Wake the workers whose domains or operations changed, as the observer sees them."""
+        domains = operations = None
         while True:
             state = self._context.observer.state
-            for uid, worker in list(self._workers.items()):
-                record = self._store.get(uid)
-                if record is None:
-                    continue
-                own = mine(uid, record.desired.name, state.domains.values())
-                seen = (
-                    tuple((domain.domid, domain.name, domain.kind, domain.state) for domain in own),
-                    tuple(one.id for one in self._context.operations.running(uid)),
-                )
-                if worker.seen != seen:
-                    worker.seen = seen
-                    worker.ring.set()
+            if state.domains is not domains or state.operations is not operations:
+                domains, operations = state.domains, state.operations
+                for worker in list(self._workers.values()):
+                    own = mine(worker.uid, worker.name, domains.values())
+                    seen = (
+                        tuple((domain.domid, domain.name, domain.kind, domain.state) for domain in own),
+                        tuple(one.id for one in self._context.operations.running(worker.uid)),
+                    )
+                    if worker.seen != seen:
+                        worker.seen = seen
+                        worker.ring.set()
             if self._context.observer.state is state:
                 await self._context.observer.watch.changed()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from agent.core import Context, Refused
+from agent.core import Context, Refused, within
 from agent.drivers.drbd import PROC, DrbdResource
 from agent.drivers.drbd_parse import parse_proc
 from agent.drivers.errors import DriverError, Unreadable
-from agent.host import CommandTimedOut
+from agent.host import CommandTimedOut, Job
 from agent.migration.stream import percent
 from agent.operations import Operation
 from agent.protocol import DomainDesired, DomainState, PeerState, Refusal, TransferProgress
@@ -17,6 +18,8 @@ from agent.vm_records import mine
 
 PAGES_PER_MIB = 256
 PUBLISH_SECONDS = 0.25
+MOMENT = 0.02
+_TELLING = ("xc: error", "libxl: error", "migration sender:", "migration receiver")
 _RATE_SHARE = 0.3  # of the newest reading in the rate that is shown
 
 
@@ -95,6 +98,23 @@ def _told(error: Refused | DriverError) -> tuple[str, str]:
     if isinstance(error, Refused):
         return error.refusal.reason, error.refusal.message
     return error.reason, error.message
+
+
+async def has_ended(context: Context, job: Job) -> bool:
+    """Whether a job is over by now."""
+    try:
+        await within(context.host, MOMENT, job.wait())
+    except TimeoutError:
+        return False
+    return True
+
+
+async def last_errors(job: Job | None) -> str:
+    """The last errors that xl and its helpers told of: for a person, not for a decision."""
+    if job is None:
+        return ""
+    told = deque([line.strip() async for line in job.stderr() if line.startswith(_TELLING)], maxlen=3)
+    return " | ".join(told)
 
 
 class Reading(Protocol):

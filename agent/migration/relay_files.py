@@ -59,6 +59,7 @@ class RelayFiles:
 
     def write(self, operation: str, settings: Settings) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.progress_path(operation).unlink(missing_ok=True)
         path = self.settings_path(operation)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:

@@ -8,14 +8,15 @@ told, and the disks are demoted as soon as blkback lets them go; DRBD's -12 is w
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from agent.core import Context, Refused, within
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut, Job
-from agent.migration.handover import Meter, insist, own_domains
+from agent.migration.handover import Meter, has_ended, insist, last_errors, own_domains
 from agent.migration.recovery import Over, Resume, RunsOn, Unclear, judge_source
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.operations import Cancelled, Operation
@@ -89,28 +90,33 @@ class Send:
     # --- the handler's calls ------------------------------------------------------------------------------------
 
     async def run(self, operation: Operation) -> None:
-        domain = _body(operation.request).domain
-        async with self._context.locks.hold(domain_lock(domain.uid)):
+        async with self._moving(operation):
             operation.enter("Starting", cancellable=True, boot_id=self._context.boot_id)
             await self._start(operation)
             await self._follow(operation)
 
     async def resume(self, operation: Operation) -> None:
-        domain = _body(operation.request).domain
-        async with self._context.locks.hold(domain_lock(domain.uid)):
-            rebooted = operation.notes.get("boot_id", self._context.boot_id) != self._context.boot_id
+        async with self._moving(operation) as live:
             if operation.notes.get("released"):
                 await self._let_go(operation)
-            elif rebooted:
+                return
+            if operation.notes.get("boot_id", self._context.boot_id) != self._context.boot_id:
                 raise Refused("HostRebooted", f"{self._context.node} was rebooted in phase {operation.phase}")
-            else:
-                live = self._of(operation)
-                live.job = await self._context.host.find_job(_scope(operation.id))
-                if operation.cancel_requested:
-                    live.cancelled.set()
-                if live.job is None and operation.phase == "Starting":
-                    await self._start(operation)
-                await self._follow(operation)
+            live.job = await self._context.host.find_job(_scope(operation.id))
+            if operation.cancel_requested:
+                live.cancelled.set()
+            if live.job is None and operation.phase == "Starting":
+                await self._start(operation)
+            await self._follow(operation)
+
+    @asynccontextmanager
+    async def _moving(self, operation: Operation) -> AsyncIterator[Live]:
+        """Nothing else changes the VM meanwhile."""
+        async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+            try:
+                yield self._of(operation)
+            finally:
+                self._live.pop(operation.id, None)
 
     async def cancel(self, operation: Operation) -> None:
         """Ends xl with everything that belongs to it, unless the permission to go is out."""
@@ -135,6 +141,13 @@ class Send:
     # --- the transfer -------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation) -> None:
+        try:
+            await self._start_job(operation)
+        except (Cancelled, Refused, DriverError, CommandTimedOut):
+            await self._clean(operation)
+            raise
+
+    async def _start_job(self, operation: Operation) -> None:
         body, live, scope = _body(operation.request), self._of(operation), _scope(operation.id)
         await self._guard(body.domain, own=operation.id)
         self._files.write(
@@ -236,7 +249,7 @@ class Send:
             if isinstance(error, BaseException):
                 job = await self._context.host.find_job(_scope(operation.id))
                 late = self._context.host.now() - began > XL_END_LIMIT
-                if job is None or late or await _has_ended(self._context, job):
+                if job is None or late or await has_ended(self._context, job):
                     await self._end_xl(operation, limit=0.0)
                     await self._sweep(operation, domain)  # xl left the domain behind
                 raise error
@@ -298,10 +311,9 @@ class Send:
             self._release(operation)
             await self._let_go(operation)
             return
-        refusal = seen.refused or Refusal(
-            reason="TransferFailed", message=why or await _words(live.job) or seen.ended or "xl migrate ended"
-        )
-        await self._take_back(operation, seen, refusal)
+        words = [why or seen.ended or "", await last_errors(live.job)]
+        message = "; ".join(word for word in words if word and word != "closed") or "xl migrate ended"
+        await self._take_back(operation, seen, seen.refused or Refusal(reason="TransferFailed", message=message))
 
     async def _take_back(self, operation: Operation, seen: Passed, refusal: Refusal) -> None:
         """Until the guest goes on here, seen twice. Raises Cancelled, or Refused with the reason; never returns."""
@@ -361,7 +373,6 @@ class Send:
         """Nothing of a migration that is over stays behind, its key's path least of all."""
         await self._context.host.forget_job(_scope(operation.id))
         self._files.remove(operation.id)
-        self._live.pop(operation.id, None)
 
     def _of(self, operation: Operation) -> Live:
         return self._live.setdefault(operation.id, Live())
@@ -374,19 +385,3 @@ def _body(request: OperationRequest) -> MigrateSend:
 
 def _scope(operation_id: str) -> str:
     return f"migrate-{operation_id}"
-
-
-async def _has_ended(context: Context, job: Job) -> bool:
-    try:
-        await within(context.host, FOLLOW_SECONDS, job.wait())
-    except TimeoutError:
-        return False
-    return True
-
-
-async def _words(job: Job | None) -> str:
-    """The last lines that xl and its helpers said: for a person, not for a decision."""
-    if job is None:
-        return ""
-    last = deque([line.strip() async for line in job.stderr() if line.strip()], maxlen=4)
-    return "xl: " + " | ".join(last) if last else ""

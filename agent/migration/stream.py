@@ -189,16 +189,17 @@ class SenderStream:
 class ReceiverStream:
     """Reads what `xl migrate-receive` sends back: banner, ready, report with its one byte of result.
 
-    `report`: None until it passed; 0 = the target has the domain under its own name; else it destroyed its copy.
-    `problem`: text that is none of these, for a person.
+    `report`: None until it passed; 0 = the target has the domain under its own name; else it could not, and says `GO`
+    when its copy is destroyed. `problem`: text that is none of these, for a person.
     """
 
-    __slots__ = ("_buffer", "banner", "bytes", "problem", "ready", "report")
+    __slots__ = ("_buffer", "banner", "bytes", "cleaned", "problem", "ready", "report")
 
     def __init__(self) -> None:
         self.banner = False
         self.ready = False
         self.report: int | None = None
+        self.cleaned = False  # after a bad report: its copy is destroyed
         self.problem: str | None = None
         self.bytes = 0
         self._buffer = b""
@@ -211,21 +212,32 @@ class ReceiverStream:
             pass
 
     def _step(self) -> bool:
-        expected = BANNER if not self.banner else READY if not self.ready else REPORT
-        if self.report is not None or not expected.startswith(self._buffer[: len(expected)]):
+        expected = self._expected()
+        if not expected or not expected.startswith(self._buffer[: len(expected)]):
             self.problem = repr(self._buffer[:200])
             return False
-        if len(self._buffer) < len(expected) + (expected is REPORT):
+        length = len(expected) + (expected is REPORT)  # the report's result is a byte of its own
+        if len(self._buffer) < length:
             return False
         if expected is BANNER:
             self.banner = True
         elif expected is READY:
             self.ready = True
-        else:
+        elif expected is REPORT:
             self.report = self._buffer[len(REPORT)]
-            expected += b"?"  # the byte of the result
-        self._buffer = self._buffer[len(expected) :]
+        else:
+            self.cleaned = True
+        self._buffer = self._buffer[length:]
         return True
+
+    def _expected(self) -> bytes:
+        if not self.banner:
+            return BANNER
+        if not self.ready:
+            return READY
+        if self.report is None:
+            return REPORT
+        return b"" if self.report == 0 or self.cleaned else GO
 
 
 def percent(stage: str, round_: int, round_pages: int, pages_total: int) -> float:

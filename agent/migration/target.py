@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,22 +79,29 @@ class Receive:
             raise Refused("EpochTooOld", f"{self._context.node} has {body.domain.name} at epoch {seen.record.epoch}")
 
     async def run(self, operation: Operation) -> None:
-        async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+        async with self._moving(operation):
             operation.enter("Listening", cancellable=True, boot_id=self._context.boot_id)
             await self._listen(operation)
 
     async def resume(self, operation: Operation) -> None:
-        if operation.notes.get("boot_id", self._context.boot_id) != self._context.boot_id:
-            raise Refused(
-                "HostRebooted", f"{self._context.node} was rebooted in phase {operation.phase}; the copy is gone"
-            )
-        async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+        async with self._moving(operation):
+            if operation.notes.get("boot_id", self._context.boot_id) != self._context.boot_id:
+                raise Refused("HostRebooted", f"{self._context.node} was rebooted in phase {operation.phase}")
             if operation.phase == "Listening":
                 await self._listen(operation)
             elif operation.phase == "Receiving":
                 await self._after_stream(operation, "the agent was restarted while it received")
             else:
                 await self._finish(operation)
+
+    @contextlib.asynccontextmanager
+    async def _moving(self, operation: Operation) -> AsyncIterator[None]:
+        """Nothing else changes the VM meanwhile."""
+        async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+            try:
+                yield
+            finally:
+                self._stop.pop(operation.id, None)
 
     async def cancel(self, operation: Operation) -> None:
         record = self._store.get(operation.state.subject_uid)

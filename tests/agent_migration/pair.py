@@ -126,8 +126,8 @@ class Pair:
     def __init__(self, simulation: Simulation, directory: Path) -> None:
         self.simulation = simulation
         self.directory = directory
-        authority = pki.create_authority(directory / "pki")
-        self.tls = {name: pki.issue_agent(authority, name, directory / "pki" / name) for name in simulation.hosts}
+        self.authority = pki.create_authority(directory / "pki")
+        self.tls = {name: pki.issue_agent(self.authority, name, directory / "pki" / name) for name in simulation.hosts}
         self.ports = {name: _free_port() for name in simulation.hosts}
         self.agents: dict[str, Agent] = {}
         self.hosts = {name: Deadly(host) for name, host in simulation.hosts.items()}
@@ -343,9 +343,7 @@ class Pair:
                 elif received_over and unclear and (received is None or received.outcome != "Succeeded"):
                     await self.cancel("mk1", operation)
             await asyncio.sleep(0.02)
-        arrived = received is not None and received.outcome == "Succeeded"
-        assert arrived == (sent is not None and sent.outcome == "Succeeded"), f"{sent}\n{received}"
-        return "mk2" if arrived else "mk1"
+        return "mk2" if received is not None and received.outcome == "Succeeded" else "mk1"
 
     # --- what is true ---------------------------------------------------------------------------------------------
 

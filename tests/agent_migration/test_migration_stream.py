@@ -127,6 +127,14 @@ def test_a_report_counts_only_with_its_result(missing: int) -> None:
     assert reader.ready
 
 
+def test_a_bad_report_and_the_word_that_the_copy_is_destroyed() -> None:
+    reader = ReceiverStream()
+    reader.feed(TALK[:-1] + b"\3" + GO[:10])
+    assert (reader.report, reader.cleaned) == (3, False)
+    reader.feed(GO[10:])
+    assert (reader.report, reader.cleaned, reader.problem) == (3, True, None)
+
+
 @pytest.mark.parametrize("talk", [b"sh: xl: not found\n", BANNER + b"oops", BANNER + REPORT, TALK + b"more"])
 def test_other_words_of_the_receiver_are_kept_for_a_person(talk: bytes) -> None:
     reader = ReceiverStream()

@@ -1,0 +1,153 @@
+"""The relocation endpoint: what it was told to expect passes, everything else is refused and logged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import pki
+from agent.core import TlsFiles
+from agent.protocol import HostDesired
+from agent.tls import client_context
+from tests.agent_migration.pair import LIMIT, Pair, until
+from tests.agent_migration.vm_facts import host
+
+
+async def ask(port: int, files: TlsFiles, line: bytes) -> dict[str, Any]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context(files))
+    try:
+        writer.write(line)
+        answer = json.loads(await asyncio.wait_for(reader.readline(), LIMIT))
+        assert isinstance(answer, dict)
+        return answer
+    finally:
+        writer.transport.abort()
+
+
+def question(kind: str = "stream", **more: Any) -> bytes:
+    return json.dumps({"version": 1, "kind": kind, "operation": "move", **more}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (question(), "NotExpected"),
+        (question("released", epoch=2), "NotExpected"),
+        (question("released"), "NotUnderstood"),
+        (question("shell"), "NotUnderstood"),
+        (b'{"version": 2, "kind": "stream", "operation": "move"}\n', "NotUnderstood"),
+        (b"GET / HTTP/1.1\n", "NotUnderstood"),
+        (b"[1, 2]\n", "NotUnderstood"),
+        (b'{"version": 1, "kind": "stream", "operation": "' + b"x" * 9000 + b'"}\n', "NotUnderstood"),
+        (b'{"version": 1, "kind": "stream"}\n', "NotUnderstood"),
+    ],
+)
+async def test_what_nobody_expects_is_refused(pair: Pair, line: bytes, reason: str) -> None:
+    answer = await ask(pair.ports["mk2"], pair.tls["mk1"], line)
+    assert answer["accepted"] is False
+    assert answer["reason"] == reason
+
+
+async def test_only_the_operations_source_is_let_in(running: Pair) -> None:
+    await running.receive()
+    for files in (running.tls["mk2"], pki.issue_controller(running.authority, running.directory / "controller")):
+        answer = await ask(running.ports["mk2"], files, question())
+        assert (answer["accepted"], answer["reason"]) == (False, "WrongSource")
+        answer = await ask(running.ports["mk2"], files, question("released", epoch=2))
+        assert (answer["accepted"], answer["reason"]) == (False, "WrongSource")
+    answer = await ask(running.ports["mk2"], running.tls["mk1"], question("released", epoch=1))
+    assert (answer["accepted"], answer["reason"]) == (False, "EpochTooOld")
+    await running.send()
+    await running.ended("mk2", "move", "Succeeded")
+
+
+async def test_a_second_stream_for_the_same_operation_is_refused(running: Pair) -> None:
+    running.simulation.slow_link(30e6)
+    await running.move()
+    await running.phase("mk2", "Receiving")
+    answer = await ask(running.ports["mk2"], running.tls["mk1"], question())
+    assert answer["reason"] == "AlreadyConnected"
+    running.simulation.slow_link(400e6)
+    await running.ended("mk2", "move", "Succeeded")
+    answer = await ask(running.ports["mk2"], running.tls["mk1"], question("released", epoch=2))
+    assert answer == {"accepted": True}, "told again after the end: heard"
+    await running.runs_only_on("mk2")
+
+
+async def test_a_stream_that_is_not_one_harms_nothing(running: Pair) -> None:
+    """The right node, the right operation, the wrong bytes: the receiver fails, nothing is left, the guest runs on."""
+    await running.receive()
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", running.ports["mk2"], ssl=client_context(running.tls["mk1"])
+    )
+    writer.write(question())
+    assert json.loads(await reader.readline()) == {"accepted": True}
+    writer.write(b"not a saved domain" * 1000)
+    writer.write_eof() if writer.can_write_eof() else writer.close()
+    with suppress(ConnectionError, ssl.SSLError):
+        await asyncio.wait_for(reader.read(), LIMIT)
+    writer.transport.abort()
+    await running.ended("mk2", "move", "Failed")
+    await running.runs_only_on("mk1")
+
+
+async def test_without_our_certificate_there_is_no_conversation(pair: Pair, tmp_path: Path) -> None:
+    stranger = pki.issue_agent(pki.create_authority(tmp_path / "other-ca"), "mk1", tmp_path / "stranger")
+    trusting = client_context(pair.tls["mk1"])
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname = False
+    bare.verify_mode = ssl.CERT_NONE
+    foreign = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    foreign.check_hostname = False
+    foreign.verify_mode = ssl.CERT_NONE
+    foreign.load_cert_chain(stranger.certificate, stranger.key)
+    old = client_context(pair.tls["mk1"])
+    old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+    for context in (bare, foreign, old):
+        with pytest.raises((ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", pair.ports["mk2"], ssl=context)
+            writer.write(question())
+            if not await asyncio.wait_for(reader.readline(), LIMIT):
+                raise ConnectionResetError("closed without a word")
+    with socket.create_connection(("127.0.0.1", pair.ports["mk2"]), timeout=LIMIT) as plain:
+        plain.sendall(question())
+    reader, writer = await asyncio.open_connection("127.0.0.1", pair.ports["mk2"], ssl=trusting)
+    writer.write(question())
+    assert b"NotExpected" in await asyncio.wait_for(reader.readline(), LIMIT), "and it still serves"
+    writer.transport.abort()
+
+
+async def wish_host(pair: Pair, name: str, wanted: HostDesired) -> None:
+    pair.at(name).observer.put_host(term=1, desired=wanted)
+    await pair.at(name).migration.apply()
+
+
+async def test_the_listener_follows_the_hosts_wish(pair: Pair) -> None:
+    port = pair.ports["mk2"]
+    on = host(relocation_address="127.0.0.1", relocation_port=port)
+    await wish_host(pair, "mk2", on)
+    assert pair.agents["mk2"].relocation_port == port
+    await wish_host(pair, "mk2", host(relocation_enabled=False))
+    assert pair.agents["mk2"].relocation_port == 0
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection("127.0.0.1", port)
+    await wish_host(pair, "mk2", on)
+    assert (await ask(port, pair.tls["mk1"], question()))["reason"] == "NotExpected"
+
+
+async def test_a_port_that_is_taken_is_tried_again(pair: Pair) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        await wish_host(pair, "mk2", host(relocation_address="127.0.0.1", relocation_port=port))
+        assert pair.agents["mk2"].relocation_port == 0
+    await until(lambda: pair.agents["mk2"].relocation_port == port, "the listener")
+    assert (await ask(port, pair.tls["mk1"], question()))["reason"] == "NotExpected"
