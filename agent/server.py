@@ -203,7 +203,7 @@ class Server:
 
     async def _delete_operation(self, request: web.Request) -> web.StreamResponse:
         cancel = await _body(request, OperationCancel)
-        operation = _checked(TypeAdapter(OperationId), "id", request.match_info["id"])
+        operation = _checked(_ID, "id", request.match_info["id"])
         self._promise(request, cancel.term, operation, operation=operation)
         return _model(await self._context.operations.cancel(operation, cancel))
 
@@ -271,8 +271,12 @@ def _checked(adapter: TypeAdapter[str], what: str, value: str) -> str:
         raise _Invalid(f"{what} in the path: {_explained(error)}") from None
 
 
+_NAME: TypeAdapter[str] = TypeAdapter(Annotated[Name, StringConstraints()])
+_ID: TypeAdapter[str] = TypeAdapter(OperationId)
+
+
 def _name(request: web.Request, what: str) -> str:
-    return _checked(TypeAdapter(Annotated[Name, StringConstraints()]), what, request.match_info[what])
+    return _checked(_NAME, what, request.match_info[what])
 
 
 def _same(request: web.Request, what: str, value: str) -> str:

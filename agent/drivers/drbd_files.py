@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from agent.drivers.drbd_config import OWNER_COMMENT
 from agent.drivers.errors import Unreadable
@@ -37,6 +38,7 @@ class _Collected:
         return ResConfig(name, path, owner, *sets, hosts=tuple(dict.fromkeys(self.hosts)))
 
 
+@lru_cache(maxsize=1 << 14)  # all files are looked at before each change of a volume; few of them changed
 def parse_config(path: str, text: str) -> tuple[tuple[ResConfig, ...], tuple[str, ...]]:
     """(the resources in one file, the patterns of its include statements). Raises Unreadable.
 

@@ -55,17 +55,19 @@ def _unmanaged(case: VolumeCase, host: HostView, lv: str) -> Refusal | None:
     for view in live.volumes.values():
         if view.uid == case.uid:
             continue
+        if view.resource == case.resource:
+            reason, what = "ResourceTaken", f"resource {case.resource}"
+        elif view.minor is not None and view.minor == spec.device.minor:
+            reason, what = "MinorTaken", f"minor {view.minor}"
+        elif view.port is not None and view.port == spec.device.port:
+            reason, what = "PortTaken", f"port {view.port}"
+        else:
+            continue
         whose = f"{view.namespace}/{view.name}" if view.uid else "that Xentandem did not make"
-        for reason, what, clash in (
-            ("ResourceTaken", f"resource {case.resource}", view.resource == case.resource),
-            ("MinorTaken", f"minor {spec.device.minor}", view.minor is not None and view.minor == spec.device.minor),
-            ("PortTaken", f"port {spec.device.port}", view.port is not None and view.port == spec.device.port),
-        ):
-            if clash:
-                return Refusal(
-                    reason=reason,
-                    message=f"{what} on {host.name} belongs to resource {view.resource} {whose}; choose another one",
-                )
+        return Refusal(
+            reason=reason,
+            message=f"{what} on {host.name} belongs to resource {view.resource} {whose}; choose another one",
+        )
     return None
 
 
