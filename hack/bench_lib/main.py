@@ -1,0 +1,151 @@
+"""hack/bench: measures what the design promises in numbers, with the real controller, API server and agents."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import devcluster
+from demo_lib.screen import DemoFailed
+
+from bench_lib import report, scale, small
+from bench_lib.report import Result
+from bench_lib.stage import BenchScreen, Stage
+
+SCENARIOS = ("writes", "latency", "hundred", "settled", "start")
+SMALL = {"writes", "latency"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`small_hosts` for one VM. `hosts` for many: about a hundred replicas a host, in the big ones."""
+
+    moves: int
+    hundred: int
+    settled: int
+    settled_seconds: float
+    start: int
+    hosts: int
+    start_hosts: int
+
+
+FULL = Sizes(moves=40, hundred=100, settled=1_000, settled_seconds=60.0, start=5_000, hosts=20, start_hosts=100)
+QUICK = Sizes(moves=5, hundred=10, settled=20, settled_seconds=10.0, start=30, hosts=4, start_hosts=4)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 when everything could be measured, whether or not a goal is missed."""
+    options = _options(arguments)
+    screen = BenchScreen()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="xentandem-bench-"))
+    keep_logs = True
+    try:
+        results = asyncio.run(_run(options, screen, folder))
+        keep_logs = options.keep_logs
+    except (DemoFailed, devcluster.BuildFailed, devcluster.NotStarted) as error:
+        screen.console.print("\n[bold red]This could not be measured.[/]")
+        screen.line(str(error))
+        return 1
+    except KeyboardInterrupt:
+        keep_logs = False
+        return 130
+    finally:
+        if keep_logs:
+            screen.line(f"Logs are in {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    _tell(options, screen, results)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"which ones (default: all): {', '.join(SCENARIOS)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="small versions: that it works, not what it reaches")
+    parser.add_argument("--moves", type=int, metavar="N", help="latency: how many moves (default 40)")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of tables")
+    parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
+    parser.add_argument("--keep-logs", action="store_true", help="leave logs and audit log behind")
+    options = parser.parse_args(list(arguments))
+    options.scenarios = options.scenarios or list(SCENARIOS)
+    unknown = [name for name in options.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: no such scenario; there are {', '.join(SCENARIOS)}")
+    if options.write and options.quick:
+        parser.error("--quick has no numbers for docs/benchmarks.md; leave out --write")
+    return options
+
+
+async def _run(options: argparse.Namespace, screen: BenchScreen, folder: Path) -> list[Result]:
+    sizes = QUICK if options.quick else FULL
+    wanted = set(options.scenarios)
+    results: list[Result] = []
+    if wanted & SMALL:
+        results += await _small(wanted, options.moves or sizes.moves, screen, folder / "small")
+    if wanted & {"hundred", "settled"}:
+        results += await _many(wanted, sizes, screen, folder / "many")
+    if "start" in wanted:
+        results += await _start(sizes, screen, folder / "start")
+    return results
+
+
+async def _small(wanted: set[str], moves: int, screen: BenchScreen, folder: Path) -> list[Result]:
+    results = []
+    async with Stage(folder, screen, hosts=2, bodies=True) as stage:
+        watched = await stage.start_controller()
+        await small.ready(stage, watched)
+        guest = small.the_guest(stage)
+        screen.heading("writes: a new VM with its volume, and its move")
+        written = await small.writes(stage, watched, guest)
+        if "writes" in wanted:
+            results.append(written)
+        if "latency" in wanted:
+            screen.heading("latency: from the edit to the transfer")
+            results.append(await small.latency(stage, guest, moves))
+    return results
+
+
+async def _many(wanted: set[str], sizes: Sizes, screen: BenchScreen, folder: Path) -> list[Result]:
+    results = []
+    async with Stage(folder, screen, hosts=sizes.hosts) as stage:
+        watched = await stage.start_controller()
+        await small.ready(stage, watched)
+        if "hundred" in wanted:
+            screen.heading(f"hundred: {sizes.hundred} VMs at once")
+            results.append(await scale.hundred(stage, watched, sizes.hundred))
+        if "settled" in wanted:
+            screen.heading(f"settled: {sizes.settled} VMs and as many volumes at rest")
+            results.append(await scale.settled(stage, watched, sizes.settled, sizes.settled_seconds))
+    return results
+
+
+async def _start(sizes: Sizes, screen: BenchScreen, folder: Path) -> list[Result]:
+    async with Stage(folder, screen, hosts=sizes.start_hosts, records_per_second=5.0) as stage:
+        watched = await stage.start_controller()
+        await small.ready(stage, watched)
+        screen.heading(f"start: with {sizes.start} VMs and as many volumes")
+        result, _ = await scale.start(stage, watched, sizes.start)
+        return [result]
+
+
+def _tell(options: argparse.Namespace, screen: BenchScreen, results: list[Result]) -> None:
+    parts = {result.scenario: report.markdown(result, f"hack/bench {result.scenario}") for result in results}
+    if options.markdown:
+        print("\n".join(f"## {name}\n\n{part}" for name, part in parts.items()))
+    else:
+        screen.line()
+        report.show(screen.console, results)
+        screen.line(report.machine())
+    if options.write:
+        report.write({"machine": f"{report.machine()}.\n", **parts})
+        screen.line(f"Wrote {report.DOCUMENT.name}")
