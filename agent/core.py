@@ -75,10 +75,6 @@ class Locks:
         async with lock:
             yield
 
-    def held(self, name: str) -> bool:
-        lock = self._locks.get(name)
-        return lock is not None and lock.locked()
-
 
 class Tasks:
     """The agent's background tasks. A task that fails is logged with its traceback, never lost."""
@@ -111,24 +107,6 @@ class VolumeService(Protocol):
 
     async def put(self, resource: str, desired: VolumeDesired) -> VolumeState: ...
     async def remove(self, resource: str, removal: VolumeRemoval) -> None: ...
-
-    async def promote(self, resource: str, uid: str) -> None:
-        """Make it Primary here under its lock and guards (UpToDate here, not suspended, never force); Refused if not.
-
-        Returns at once when it is Primary already. Does not change the desired role in the journal.
-        """
-        ...
-
-    async def demote(
-        self, resource: str, uid: str, *, leaving: frozenset[int] = frozenset(), attempts_seconds: float = 5.0
-    ) -> None:
-        """Make it Secondary here. Refused while a domain here uses it.
-
-        For domains in `leaving` (domids that are going: migrated away, dying) only DRBD's own word counts, which
-        refuses while the device is open. Transient answers (-12 by a udev probe, -18, -19) are retried for
-        `attempts_seconds`.
-        """
-        ...
 
     def set_role(self, resource: str, uid: str, role: Literal["Primary", "Secondary"]) -> None:
         """Journal the role that this host keeps from now on, without acting: before a hand-over's first effect."""

@@ -113,7 +113,6 @@ class RoleFacts:
     kernel: DrbdResource | None  # a fresh reading
     readable: bool
     domains: Sequence[DomainState] | None = None  # a fresh reading; None: could not be read
-    leaving: frozenset[int] = frozenset()  # domids for which DRBD's own word counts
 
     @property
     def device(self) -> str:
@@ -168,8 +167,6 @@ def no_domain_uses(facts: RoleFacts) -> Refusal | None:
             message=f"the domains of {facts.node} could not be read, so one may be using {facts.resource}",
         )
     for domain in facts.domains:
-        if domain.domid in facts.leaving:
-            continue
         if domain.disks is None:
             if domain.kind == "zombie":
                 continue  # nothing more to read of it: DRBD refuses (-12) while it holds the device

@@ -90,18 +90,6 @@ class Observer:
         """The newest state; immutable."""
         return self.watch.state
 
-    async def wait_for(self, condition: Callable[[HostState], bool], seconds: float) -> HostState:
-        """The first state for which `condition` holds. Raises TimeoutError after that many seconds."""
-
-        async def until() -> HostState:
-            while not condition(self.state):
-                await self.watch.changed()
-            return self.state
-
-        if condition(self.state):
-            return self.state
-        return await within(self._context.host, seconds, until())
-
     async def read_drbd(self) -> dict[str, DrbdResource]:
         """What the kernel's DRBD is now. Raises DriverError, CommandTimedOut."""
         return await self._read("DrbdUnreadable", self._context.drbd.snapshot, self._take_drbd)

@@ -35,10 +35,6 @@ class Flag:
     def set(self) -> None:
         self._event.set()
 
-    @property
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
     async def take(self) -> None:
         await self._event.wait()
         self._event.clear()

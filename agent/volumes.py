@@ -104,16 +104,6 @@ class Volumes:
         async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, removal.uid):
             await self._removal.begin(resource, removal)
 
-    async def promote(self, resource: str, uid: str) -> None:
-        async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, uid):
-            await self._promote(resource, self.owned(resource, uid))
-
-    async def demote(
-        self, resource: str, uid: str, *, leaving: frozenset[int] = frozenset(), attempts_seconds: float = 5.0
-    ) -> None:
-        async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, uid):
-            await self._demote(resource, self.owned(resource, uid), leaving, attempts_seconds)
-
     def set_role(self, resource: str, uid: str, role: Literal["Primary", "Secondary"]) -> None:
         record = self.owned(resource, uid)
         self.save(resource, record, desired=record.desired.model_copy(update={"role": role}))
@@ -292,19 +282,12 @@ class Volumes:
             raise Refused("NotConfirmed", f"{resource} is not Primary after drbdsetup primary")
         self._context.log(object=resource).info("promoted")
 
-    async def _demote(
-        self,
-        resource: str,
-        record: VolumeRecord,
-        leaving: frozenset[int] = frozenset(),
-        patience: float = 5.0,
-    ) -> None:
+    async def _demote(self, resource: str, record: VolumeRecord) -> None:
         facts = await self._role_facts(resource)
         if facts.readable and (facts.kernel is None or facts.kernel.role == "Secondary"):
             return
-        domains = await _or_none(self._context.observer.read_domains)
-        require(DEMOTE, replace(facts, domains=domains, leaving=leaving))
-        await self._context.drbd.secondary(resource, record.desired.minor, patience=patience)
+        require(DEMOTE, replace(facts, domains=await _or_none(self._context.observer.read_domains)))
+        await self._context.drbd.secondary(resource, record.desired.minor)
         if (await self._reread(resource)).role != "Secondary":
             raise Refused("NotConfirmed", f"{resource} is not Secondary after drbdsetup secondary")
         self._context.log(object=resource).info("demoted")
