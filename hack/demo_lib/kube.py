@@ -32,7 +32,7 @@ class Kube:
     def run(self, *arguments: str, stdin: str | None = None, show: str = "") -> str:
         """Standard output. `show`: the command as a person would type it. Raises DemoFailed."""
         if show:
-            self.screen.command(show)
+            self.screen.command(self.typed(show))
         completed = subprocess.run(
             [str(self.kubectl), *self._where(), *arguments],
             input=stdin, capture_output=True, text=True, check=False, timeout=120, cwd=bootstrap.PROJECT,
@@ -41,8 +41,11 @@ class Kube:
             raise DemoFailed(f"kubectl {' '.join(arguments)}: {completed.stderr.strip()}")
         return completed.stdout
 
-    def get(self, *arguments: str) -> Any:
-        return json.loads(self.run("get", *arguments, "-o", "json"))
+    def typed(self, command: str) -> str:
+        """`kubectl get ...` with what has to be written to reach this cluster and namespace."""
+        context = f" --context {self.context}" if self.context else ""
+        namespace = f" -n {self.namespace}" if self.namespace != "default" else ""
+        return command.replace("kubectl", f"kubectl{context}{namespace}", 1)
 
     def there(self, *arguments: str) -> bool:
         """Does the object exist? An answer that cannot be had raises."""
@@ -75,15 +78,14 @@ def server_of(kube: Kube) -> str:
 
 def refuse_if_taken(kube: Kube, nodes: list[str]) -> None:
     """On a cluster of somebody: touch nothing that is there already. Raises DemoFailed."""
+    namespaces = [name for name in (SYSTEM, kube.namespace) if kube.there("namespace", name)]
+    if namespaces:
+        raise DemoFailed(
+            f"this cluster has the namespace {' and '.join(namespaces)} already: Xentandem is installed there, or an"
+            " earlier demo was killed; take another cluster, or delete what is left of the demo"
+        )
     if not kube.there("crd", "xenvms.xentandem.io"):
         return
-    holder = kube.run(
-        "get", "lease", ACCOUNT, "-n", SYSTEM, "--ignore-not-found", "-o", "jsonpath={.spec.holderIdentity}"
-    ).strip()
-    if holder:
-        raise DemoFailed(
-            f"this cluster has a Xentandem controller already (lease held by {holder}); take another cluster"
-        )
     taken = [name for name in nodes if kube.there("xennode", name)]
     if taken:
         raise DemoFailed(f"this cluster has XenNodes of these names already: {', '.join(taken)}; take another cluster")

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import bootstrap
 import devcluster
 
 from demo_lib import kube as kubes
@@ -34,19 +35,19 @@ def main(arguments: list[str]) -> int:
     screen = Screen()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="xentandem-demo-"))
-    keep_logs = True
+    keep_logs = False
     try:
         with ExitStack() as cleanup:
             _play(options, screen, folder, cleanup)
-        keep_logs = False
         return 0
     except (DemoFailed, Problem, devcluster.BuildFailed, devcluster.NotStarted) as error:
         screen.console.print("\n[bold red]The demo failed.[/]")
         screen.line(str(error))
-        screen.line(f"Logs are in {folder}")
+        keep_logs = any(folder.glob("*.log"))
+        if keep_logs:
+            screen.line(f"Logs are in {folder}")
         return 1
     except KeyboardInterrupt:
-        keep_logs = False
         screen.line("\nInterrupted; everything was ended.")
         return 130
     finally:
@@ -106,14 +107,11 @@ def _keep(screen: Screen, kube: Kube, processes: Processes) -> None:
     screen.heading("Everything goes on until Ctrl-C. In another terminal:")
     if kube.kubeconfig:
         screen.command(f"export KUBECONFIG={kube.kubeconfig}")
-    where = (f" --context {kube.context}" if kube.context else "") + (
-        f" -n {kube.namespace}" if kube.namespace != "default" else ""
-    )
-    screen.command(f"kubectl{where} get xnode,dvol,xvm")
-    screen.command(f"""kubectl{where} patch xvm shaolin --type merge -p '{{"spec":{{"node":"mk1"}}}}'""")
-    if not shutil.which("kubectl-xen"):
-        screen.command(f"export PATH=$PATH:{Path(sys.executable).parent}   # for kubectl xen")
-    screen.command(f"kubectl{where} xen status shaolin")
+    screen.command(kube.typed("kubectl get xnode,dvol,xvm"))
+    screen.command(kube.typed("""kubectl patch xvm shaolin --type merge -p '{"spec":{"node":"mk1"}}'"""))
+    screen.command(f"export PATH=$PATH:{bootstrap.VENV / 'bin'}   # for kubectl xen")
+    where = f" --context {kube.context} -n {kube.namespace}" if kube.context else ""
+    screen.command(f"kubectl xen{where} status")
     screen.line(f"Logs: {processes.folder}")
     while True:
         processes.alive()

@@ -30,7 +30,7 @@ class Story:
 
     def nodes(self) -> None:
         self.screen.heading(f"{len(self.hosts)} hosts")
-        self.screen.command("kubectl apply -f nodes.yaml")
+        self.screen.command(self.kube.typed("kubectl apply -f nodes.yaml"))
         self.screen.block(self.kube.apply([host.document() for host in self.hosts]))
         names = {host.name for host in self.hosts}
         self._follow(lambda: [self._node(one) for one in self.cluster.nodes() if view.name_of(one) in names], "hosts")
@@ -39,7 +39,7 @@ class Story:
         """Apply the sample; done when every volume is identical on both hosts and every VM runs."""
         more = f"  # and {len(self.guests) - 1} more like it" if len(self.guests) > 1 else ""
         self.screen.heading("A replicated volume and a VM on it, from one file")
-        self.screen.command(f"kubectl apply -f {SAMPLE}{more}")
+        self.screen.command(self.kube.typed(f"kubectl apply -f {SAMPLE}{more}"))
         documents = [document for guest in self.guests for document in guest.documents]
         self.screen.block(_short(self.kube.apply(documents, self.kube.namespace)))
         volumes, vms = {guest.volume for guest in self.guests}, {guest.name for guest in self.guests}
@@ -107,11 +107,8 @@ class Story:
         state = status.get("diskState") or ""
         if not note and state == "UpToDate/UpToDate":
             return Row(view.name_of(volume), 100.0, f"{state}, {status.get('connection', '')}", True)
-        text = (
-            f"Syncing {sync.get('rate', '')} {sync.get('timeLeft', '')} {state}"
-            if sync
-            else f"{view.phase_of(volume)} {state}"
-        )
+        words = ["Syncing", sync.get("rate"), sync.get("timeLeft")] if sync else [view.phase_of(volume)]
+        text = " ".join(str(word) for word in [*words, state] if word)
         return Row(view.name_of(volume), float(sync.get("percent", 0.0)) if sync else 0.0, text, False)
 
     def _vm(self, vm: Object) -> Row:
