@@ -264,3 +264,28 @@ async def test_a_zombie_is_named_and_nothing_is_started_beside_it(running: Pair)
     await until(told, "ZombieDomain")
     message = await refused("ZombieDomain", running.wish("mk1", run=2))
     assert "reboot" in message
+
+
+async def test_a_restart_needs_its_disk_as_a_start_does(running: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk became Secondary after the guest crashed: no `xl create` is even tried until it is Primary again."""
+    context, created = running.at("mk1"), []
+    create = context.xen.create
+
+    async def counted(path: str, *, paused: bool = False) -> None:
+        created.append(path)
+        await create(path, paused=paused)
+
+    monkeypatch.setattr(context.xen, "create", counted)
+    running.guest("mk1").crash()
+    await until(lambda: not Xen.of(running.simulation.hosts["mk1"]).domains, "the crashed domain is gone")
+    await context.volumes.put(RESOURCE, running.volume("Secondary"))
+
+    def told() -> bool:
+        vm = running.vm("mk1")
+        return vm is not None and vm.problem is not None and vm.problem.reason == "DiskNotPrimary"
+
+    await until(told, "DiskNotPrimary")
+    assert created == []
+    await context.volumes.put(RESOURCE, running.volume("Primary"))
+    await running.becomes("mk1", "running")
+    await running.runs_only_on("mk1")

@@ -12,6 +12,7 @@ import pytest
 from agent.core import Refused
 from agent.host import PipedProcess
 from agent.migration import target
+from agent.migration.relay_files import Passed, RelayFiles
 from agent.migration.stream import REPORT
 from agent.simulation.hypervisor import StreamFault, Xen
 from tests.agent_migration.pair import Pair, until
@@ -348,4 +349,120 @@ async def test_a_paused_guest_cannot_be_suspended_and_stays_paused(running: Pair
     await running.becomes("mk1", "paused")
     assert running.running() == ()
     await running.run()
+    await running.runs_only_on("mk1")
+
+
+async def test_the_release_alone_is_not_enough(running: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source has said that it let go, and its disk is not demoted yet: the target promises and promotes nothing."""
+    drbd, gate = running.at("mk1").drbd, asyncio.Event()
+    demote = drbd.secondary
+
+    async def later(resource: str, minor: int, *, patience: float = 5.0) -> None:
+        await gate.wait()
+        await demote(resource, minor, patience=patience)
+
+    monkeypatch.setattr(drbd, "secondary", later)
+    await running.move()
+
+    def told() -> bool:
+        operation = running.at("mk2").operations.find("move")
+        return operation is not None and bool(operation.notes.get("released"))
+
+    await until(told, "the release")
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        operation = running.operation("mk2")
+        assert operation is not None
+        assert operation.phase in ("Receiving", "Received")
+        assert running.vm("mk2") is None
+    await refused("NotCancellable", running.cancel("mk2"))
+    gate.set()
+    await running.ended("mk2", "move", "Succeeded")
+    await running.ended("mk1", "move", "Succeeded")
+    await running.runs_only_on("mk2")
+
+
+async def test_a_link_cut_at_the_hand_over_is_waited_out(running: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Demoted on the source, and the target has not heard of it by DRBD: it waits for UpToDate/UpToDate again."""
+    drbd = running.at("mk1").drbd
+    demote = drbd.secondary
+
+    async def cut_first(resource: str, minor: int, *, patience: float = 5.0) -> None:
+        running.simulation.cut_link("mk1", "mk2")
+        await until(lambda: running._peer("mk1") != ("Connected", "UpToDate"), "DRBD notices")
+        await demote(resource, minor, patience=patience)
+
+    monkeypatch.setattr(drbd, "secondary", cut_first)
+    await running.move()
+    await running.phase("mk1", "Demoted")
+    await running.phase("mk2", "Received")
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        assert running.primaries() == ()
+        assert running.vm("mk2") is None
+    running.simulation.restore_link("mk1", "mk2")
+    await running.ended("mk2", "move", "Succeeded")
+    await running.ended("mk1", "move", "Succeeded")
+    await running.runs_only_on("mk2")
+
+
+@pytest.fixture
+def report_held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The receiver's report reaches the source only when the event is set."""
+    outbound, gate = target._outbound, asyncio.Event()
+
+    class Holding:
+        def __init__(self, writer: asyncio.StreamWriter) -> None:
+            self._writer, self._late = writer, False
+
+        def write(self, data: bytes) -> None:
+            self._late = self._late or data.startswith(REPORT[:8])
+            self._held = data
+            if not self._late:
+                self._writer.write(data)
+
+        async def drain(self) -> None:
+            if self._late:
+                await gate.wait()
+                self._writer.write(self._held)
+            await self._writer.drain()
+
+    async def holding(connection: target.Connection, process: PipedProcess) -> None:
+        await outbound(target.Connection(connection.reader, cast(Any, Holding(connection.writer))), process)
+
+    monkeypatch.setattr(target, "_outbound", holding)
+    return gate
+
+
+async def test_once_the_permission_is_out_the_source_cannot_cancel(running: Pair, report_held: asyncio.Event) -> None:
+    await running.move()
+    await running.phase("mk1", "HandOver")
+    files = RelayFiles(running.directory / "state" / "mk1" / "relay")
+    await until(lambda: files.progress("move").go, "the permission")
+    await refused("NotCancellable", running.cancel("mk1"))
+    report_held.set()
+    await running.ended("mk1", "move", "Succeeded")
+    await running.ended("mk2", "move", "Succeeded")
+    await running.runs_only_on("mk2")
+
+
+async def test_a_permission_that_goes_out_while_the_source_cancels(
+    running: Pair, report_held: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at before it was out, xl ended after it was: refused, and then nobody knows, until the controller says."""
+    await running.move()
+    await running.phase("mk1", "HandOver")
+    files = RelayFiles(running.directory / "state" / "mk1" / "relay")
+    await until(lambda: files.progress("move").go, "the permission")
+    looks, progress = iter([Passed()]), RelayFiles.progress
+    monkeypatch.setattr(RelayFiles, "progress", lambda self, operation: next(looks, None) or progress(self, operation))
+    await refused("NotCancellable", running.cancel("mk1"))
+    await running.troubled("mk1", "HandOverUnclear")
+    report_held.set()
+    await running.phase("mk2", "Received")
+    assert running.running() == ()
+    await running.cancel("mk2")
+    await running.ended("mk2", "move", "Cancelled")
+    await running.cancel("mk1")
+    await running.ended("mk1", "move", "Cancelled")
     await running.runs_only_on("mk1")
