@@ -325,3 +325,10 @@ class DrbdVolume(ApiObject):
     @property
     def logical_volume_name(self) -> str:
         return self.spec.logical_volume.name or self.resource
+
+    @property
+    def logical_volumes(self) -> tuple[str, ...]:
+        """group/name of the logical volumes that it has on each member: the data's, then that of external metadata."""
+        name, meta = self.logical_volume_name, self.spec.meta_disk
+        data = f"{self.spec.logical_volume.group}/{name}"
+        return (data, f"{meta.group}/{name}_meta") if meta.type == "External" else (data,)

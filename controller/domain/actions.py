@@ -96,6 +96,10 @@ def due(requests: tuple[Request, ...], refused: tuple[Refused, ...], world: Worl
     return tuple(r for r in requests if r not in held and world.objects.host(r.host).live is not None)
 
 
+DEPOSED = "TermTooOld"
+"""An agent's no to a leader that is over: it says nothing about the request, and nothing is concluded from it."""
+
+
 def refusal_of(requests: tuple[Request, ...], refused: tuple[Refused, ...]) -> Refusal | None:
     """The agents' no to what is to be asked (again), with the host that said it."""
     for no in refused:

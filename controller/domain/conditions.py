@@ -70,6 +70,11 @@ class Conditions:
         """What is true cannot be seen now."""
         self.set("Ready", "Unknown", reason, message)
 
+    def keep(self, kind: str) -> None:
+        """As it stands: whether it is still true cannot be seen now."""
+        if kind in self._old:
+            self._new[kind] = self._old[kind]
+
     def changed(self, kind: str) -> bool:
         """Did the truth or the reason of this condition change in this decision?"""
         old, new = self._old.get(kind), self._new.get(kind)

@@ -3,10 +3,10 @@ in which they arrived."""
 
 from __future__ import annotations
 
-from agent.protocol import OperationState, Refusal
+from agent.protocol import OperationCancel, OperationState, Refusal
 from controller.api.common import OperationRecord
 from controller.api.xenvm import LastMigration, Migration, Placement
-from controller.domain.actions import Decision, Operate, Request
+from controller.domain.actions import DEPOSED, Cancel, Decision, Operate, Request, refusal_of
 from controller.domain.conditions import seconds, timestamp
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import Move
@@ -42,7 +42,7 @@ def begin(case: VmCase, target: str, report: Report) -> Decision:
         return report.decision()
     now = case.world.now
     record = Migration(
-        id=f"move-{case.uid[:8].lower()}-{move.epoch}",
+        id=move.new_id(),
         source=move.source,
         target=target,
         epoch=move.epoch,
@@ -73,8 +73,10 @@ def follow(case: VmCase, report: Report) -> Decision:
     assert record is not None
     move = Move(case, record.source, record.target, record)
     sending, receiving = move.sending, move.receiving
-    if receiving is not None and receiving.outcome == "Succeeded":
+    if move.arrived:
         return _arrived(move, report)
+    if move.released and move.over_at_target:
+        return _lost(move, report)
     if sending is not None and sending.outcome in ("Failed", "Cancelled"):
         return _give_up(move, report, sending)
     if receiving is not None and receiving.outcome is not None:
@@ -101,11 +103,41 @@ def _go_on(move: Move, report: Report) -> Decision:
     silent = [h for h in (move.source_host, move.target_host) if h.live is None]
     if silent:
         why = "; ".join(f"the agent of {h.name} does not answer: {h.error}" for h in silent)
-        report.conditions.set("Ready", "Unknown" if len(silent) == 2 else "True", "AgentUnreachable", why)
+        runs = move.source_host.live is not None and not move.handing_over()
+        report.conditions.set("Ready", "True" if runs else "Unknown", "AgentUnreachable", why)
     else:
         report.conditions.ready("Migrating", "runs on while its memory is copied")
-    report.conditions.set("Reconciling", "True", at.step or "Done", f"{MIGRATE_VM.title} to {move.target}")
+    _reconciling(move, report, at.step or "Done", f"{MIGRATE_VM.title} to {move.target}")
     report.look_again = RETRY_SECONDS
+    return report.decision()
+
+
+def _reconciling(move: Move, report: Report, step: str, message: str) -> None:
+    """Where it stands, with what holds it up: an agent's no, or what an agent's part is waiting for."""
+    held = refusal_of(report.requests, move.case.refused)
+    if held is None:
+        parts = (part for part in (move.sending, move.receiving) if part is not None and part.outcome is None)
+        held = next((part.refusal for part in parts if part.refusal is not None), None)
+    told = f"{message}: {held.message}" if held else message
+    report.conditions.set("Reconciling", "True", held.reason if held else step, told)
+
+
+def _lost(move: Move, report: Report) -> Decision:
+    """The source gave the VM away and no guest came out of it: the memory is lost, the disks are not.
+
+    Where the target had taken it, its agent starts it again (onCrash); else the source takes it back, or it is placed
+    on the target like a stopped one.
+    """
+    record, receiving = move.record, move.receiving
+    assert record is not None
+    if move.taken:
+        report.set(placement=Placement(node=move.target, epoch=record.epoch))
+    why = receiving.refusal.message if receiving and receiving.refusal else f"{move.target} knows nothing of it"
+    _finish(move, report, "Failed", why)
+    told = f"the guest was lost at the hand-over to {move.target}, and is started anew: {why}"
+    report.event("Warning", "MigrationFailed", told)
+    report.progressing("Starting", "MigrationFailed", told)
+    report.look_again = 1.0
     return report.decision()
 
 
@@ -147,13 +179,19 @@ def _give_up(move: Move, report: Report, ended: OperationState) -> Decision:
 
 def _ended_at_source(move: Move, report: Report, outcome: str, why: str) -> Decision:
     _finish(move, report, outcome, why)
+    here = move.case.here
+    runs = here is not None and here.status in ("running", "paused")
     if outcome == "Failed":
-        report.event("Warning", "MigrationFailed", f"{move.target}: {why}; the VM runs on {move.source}")
+        where = f"; the VM runs on {move.source}" if runs else ""
+        report.event("Warning", "MigrationFailed", f"{move.target}: {why}{where}")
         report.not_placed("MigrationFailed", f"{MIGRATE_VM.title} to {move.target} failed: {why}")
     else:
         report.event("Normal", "MigrationCancelled", f"the VM stays on {move.source}")
-    report.set(phase="Running")
-    report.conditions.ready("Running", f"runs on {move.source}")
+    if runs:
+        report.set(phase="Running")
+        report.conditions.ready("Running", f"runs on {move.source}")
+    else:
+        report.progressing("Starting", "MigrationFailed", f"{why}; what became of the guest is looked at")
     report.look_again = 1.0
     return report.decision()
 
@@ -166,6 +204,15 @@ def _stop_source(move: Move, report: Report, ended: OperationState) -> Decision:
             return _ask(move, report, (), f"{move.source} does not answer")
         outcome = "Cancelled" if ended.outcome == "Cancelled" else "Failed"
         return _ended_at_source(move, report, outcome, why)
+    unclear = move.sending.refusal is not None and move.sending.refusal.reason == "HandOverUnclear"
+    if unclear and move.trace_at_target:
+        copies = ", ".join(f"{one.name} (id {one.domid})" for one in move.case.domains(move.target)) or "the VM"
+        refusal = Refusal(
+            reason="CopyLeft",
+            message=f"{move.target} could not remove its copy ({why}); the guest stays suspended on {move.source} "
+            f"until {copies} is gone there (xl destroy)",
+        )
+        return report.stalled("Migrating", refusal).decision()
     return _ask(move, report, (move.cancel(move.source),), f"{move.target}: {why}; {move.source} takes the VM back")
 
 
@@ -182,6 +229,8 @@ def _unclear(move: Move, report: Report, why: Refusal) -> Decision:
             (move.cancel(move.target),),
             f"hand-over unclear ({why.message}); {move.target} gives up its copy",
         )
+    if not move.trace_at_target:
+        return _ask(move, report, (move.cancel(move.source),), f"{move.target} has no copy; {move.source} resumes")
     report.stalled(
         "Migrating",
         Refusal(
@@ -225,12 +274,27 @@ def _abandon(move: Move, report: Report, refused: Refusal) -> Decision:
 def _refused_to_begin(move: Move) -> Refusal | None:
     for no in move.case.refused:
         body = no.request.body if isinstance(no.request, Operate) else None
-        if body is None or move.record is None or body.id != move.record.id:
+        if body is None or move.record is None or body.id != move.record.id or no.refusal.reason == DEPOSED:
             continue
         begun = move.receiving if no.request.host == move.target else move.sending
         if begun is None:
             return Refusal(reason=no.refusal.reason, message=f"{no.request.host}: {no.refusal.message}")
     return None
+
+
+def left_open(case: VmCase) -> tuple[Request, ...]:
+    """Cancellations for parts of moves that are over: a host was silent when they ended, or a request came late."""
+    record = case.vm.status.migration
+    if record is not None and record.outcome is None:
+        return ()
+    body = OperationCancel(term=case.world.term, uid=case.uid)
+    done = record.id if record is not None and record.outcome == "Succeeded" else None
+    return tuple(
+        Cancel(name, part.id, body)
+        for name, host in case.world.objects.hosts().items()
+        for part in host.moves_by_vm.get(case.uid, ())
+        if part.id != done
+    )
 
 
 def _cancel_wanted(case: VmCase, record: Migration) -> bool:
@@ -246,8 +310,9 @@ def _ask(move: Move, report: Report, requests: tuple[Request, ...], message: str
         phase="Migrating",
     )
     report.not_placed("Migrating", f"{move.source} -> {move.target}: {message}")
-    report.conditions.progressing(record.phase, message)
     report.requests = requests
+    report.conditions.progressing(record.phase, message)
+    _reconciling(move, report, record.phase, message)
     report.look_again = RETRY_SECONDS
     return report.decision()
 

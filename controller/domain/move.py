@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.protocol import (
+    DomainDesired,
     MigrateReceive,
     MigrateSend,
     OperationCancel,
@@ -15,7 +16,7 @@ from agent.protocol import (
 from controller.api.xenvm import Migration
 from controller.domain.actions import Cancel, Operate, Request
 from controller.domain.vm_case import VmCase
-from controller.domain.world import Answer, HostView, Question, operation_on
+from controller.domain.world import Answer, HostView, Question, operation_on, vm_on
 
 SOURCE_HANDING_OVER = ("HandOver", "Demoted", "Done")
 TARGET_HANDING_OVER = ("Received", "Promoting", "Attaching", "Unpausing", "Done")
@@ -40,15 +41,52 @@ class Move:
 
     @property
     def sending(self) -> OperationState | None:
-        return operation_on(self.source_host, self.record.id) if self.record else None
+        return self._part_of(self.source_host)
 
     @property
     def receiving(self) -> OperationState | None:
-        return operation_on(self.target_host, self.record.id) if self.record else None
+        return self._part_of(self.target_host)
+
+    def _part_of(self, host: HostView) -> OperationState | None:
+        found = operation_on(host, self.record.id) if self.record else None
+        return found if found is not None and found.subject_uid == self.case.uid else None
+
+    @property
+    def released(self) -> bool:
+        """Did the source give the VM away for this move, durably? It never runs it again at that epoch."""
+        promise = vm_on(self.source_host, self.case.uid)
+        given = promise is not None and not promise.granted and promise.epoch >= self.epoch
+        return given or (self.sending is not None and self.sending.outcome == "Succeeded")
+
+    @property
+    def taken(self) -> bool:
+        """Does the target keep the VM as its own, durably?"""
+        promise = vm_on(self.target_host, self.case.uid)
+        return promise is not None and promise.granted and promise.epoch >= self.epoch
+
+    @property
+    def arrived(self) -> bool:
+        """The VM runs at the target; also when the agent there has forgotten the operation."""
+        if self.receiving is not None:
+            return self.receiving.outcome == "Succeeded"
+        promise = vm_on(self.target_host, self.case.uid)
+        return self.taken and promise is not None and promise.status in ("running", "paused")
+
+    @property
+    def over_at_target(self) -> bool:
+        """Has the target's part ended, or does the agent there (it answers) know nothing of it?"""
+        if self.receiving is not None:
+            return self.receiving.outcome is not None
+        return self.target_host.live is not None
+
+    @property
+    def trace_at_target(self) -> bool:
+        """Could a copy be on the target? False only if it answers, has no domain of the VM, and keeps nothing."""
+        return self.target_host.live is None or self.taken or bool(self.case.domains(self.target))
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        leaving, coming = self.case.desired("Running"), self.case.desired("Running", self.epoch)
+        leaving, coming = self._domain(), self._domain(self.epoch)
         return (
             Question(self.source, PreflightRequest(side="source", domain=leaving)),
             Question(self.target, PreflightRequest(side="target", domain=coming)),
@@ -59,12 +97,24 @@ class Move:
 
     @property
     def epoch(self) -> int:
-        """Of the target's placement: higher than any that this VM's agents were ever asked to promise."""
+        """Of the target's placement: the one after the source's, which is what the source gives away."""
         if self.record:
             return self.record.epoch
-        status = self.case.vm.status
-        assert status.placement is not None
-        return max(status.placement.epoch, status.migration.epoch if status.migration else 0) + 1
+        assert self.case.placement is not None
+        return self.case.placement.epoch + 1
+
+    def new_id(self) -> str:
+        """Of the next attempt: a repeated id would join the operation that has ended."""
+        stem = f"move-{self.case.uid[:8].lower()}-{self.epoch}"
+        last = self.case.vm.status.migration
+        if last is None or not f"{last.id}-".startswith(f"{stem}-"):
+            return stem
+        attempt = last.id.removeprefix(stem).removeprefix("-")
+        return f"{stem}-{int(attempt) + 1 if attempt.isdigit() else 2}"
+
+    def _domain(self, epoch: int | None = None) -> DomainDesired:
+        """What moves is the domain that is there, not what the spec says since."""
+        return self.case.desired("Running", epoch, as_started=True)
 
     def handing_over(self) -> bool:
         """Has the point passed after which the move can only go forward (as far as can be seen)?"""
@@ -75,8 +125,7 @@ class Move:
 
     def receive(self) -> Request:
         assert self.record is not None
-        domain = self.case.desired("Running", self.epoch)
-        body = MigrateReceive(domain=domain, source=self.source)
+        body = MigrateReceive(domain=self._domain(self.epoch), source=self.source)
         return Operate(self.target, OperationRequest(id=self.record.id, term=self.case.world.term, body=body))
 
     def send(self) -> Request:
@@ -85,7 +134,7 @@ class Move:
         node = self.target_host.node
         assert node is not None
         body = MigrateSend(
-            domain=self.case.desired("Running"),
+            domain=self._domain(),
             target=self.target,
             target_address=node.relocation_address,
             target_port=node.spec.relocation.port,

@@ -13,8 +13,7 @@ def claimed_by_another(case: VolumeCase) -> Refusal | None:
     """A resource, LV, minor or port that another object holds, or something unmanaged on a member. Names the other."""
     volume = case.volume
     spec, status = volume.spec, volume.status
-    lv = f"{spec.logical_volume.group}/{volume.logical_volume_name}"
-    wanted = [("resource", case.resource), ("lv", lv)]
+    wanted = [("resource", case.resource), *(("lv", name) for name in volume.logical_volumes)]
     if spec.device.minor is not None:
         wanted.append(("minor", str(spec.device.minor)))
     if spec.device.port is not None:
@@ -28,7 +27,7 @@ def claimed_by_another(case: VolumeCase) -> Refusal | None:
                 message=f"{_TAKEN[kind][1]} {value} belongs to DrbdVolume {namespace}/{name}; choose another one",
             )
     for name in status.nodes or spec.nodes or ():
-        if unmanaged := _unmanaged(case, case.world.objects.host(name), lv):
+        if unmanaged := _unmanaged(case, case.world.objects.host(name)):
             return unmanaged
     return None
 
@@ -41,17 +40,18 @@ _TAKEN = {
 }
 
 
-def _unmanaged(case: VolumeCase, host: HostView, lv: str) -> Refusal | None:
+def _unmanaged(case: VolumeCase, host: HostView) -> Refusal | None:
     live, spec = host.live, case.volume.spec
     if live is None:
         return None
-    found = live.logical_volumes.get(lv)
-    if found is not None and found.owner_uid != case.uid:
-        whose = f"of another owner ({found.owner_uid})" if found.owner_uid else "that Xentandem did not make"
-        return Refusal(
-            reason="LogicalVolumeTaken",
-            message=f"{host.name} has a logical volume {lv} {whose}; choose another name in spec.logicalVolume",
-        )
+    for lv in case.volume.logical_volumes:
+        found = live.logical_volumes.get(lv)
+        if found is not None and found.owner_uid != case.uid:
+            whose = f"of another owner ({found.owner_uid})" if found.owner_uid else "that Xentandem did not make"
+            return Refusal(
+                reason="LogicalVolumeTaken",
+                message=f"{host.name} has a logical volume {lv} {whose}; choose another name in spec.logicalVolume",
+            )
     for view in live.volumes.values():
         if view.uid == case.uid:
             continue
@@ -82,6 +82,9 @@ def place_volume(world: World, volume: DrbdVolume) -> tuple[str, str] | Refusal:
         found = next((g for g in groups or () if g.name == group), None)
         if reason is None and (found is None or host.node is None or group not in host.node.spec.volume_groups):
             reason = f"no volume group {group}"
+        meta = volume.spec.meta_disk.group
+        if reason is None and meta and not any(g.name == meta for g in groups or ()):
+            reason = f"no volume group {meta} for the metadata"
         if reason is None and found is not None and found.free < needed:
             reason = f"{found.free >> 20} MiB free in {group}, {needed >> 20} MiB needed"
         if reason is not None:

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.protocol import DomainRemoval, Refusal
 from controller.api.xenvm import Placement, XenVM
-from controller.domain import migration
-from controller.domain.actions import FINALIZER, Decision, DeleteDomain, PutDomain, Refused, refusal_of
+from controller.domain import grants, migration
+from controller.domain.actions import FINALIZER, Decision, DeleteDomain, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.placement import place_vm
-from controller.domain.plans.start_vm import START_VM, STOP_VM
+from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM
 from controller.domain.vm_case import VmCase
 from controller.domain.vm_report import RETRY_SECONDS, Report
 from controller.domain.world import World, vm_on
 
-WAITS = ("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound")
+WAITS = ("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen")
 """Reasons that pass without anybody touching the VM: in progress, not stalled."""
 
 
 def decide_vm(world: World, vm: XenVM, refused: tuple[Refused, ...] = ()) -> Decision:
     """The next step for one VM. Total: every world has a decision."""
     case = VmCase(world, vm, refused)
+    decision = _decide(case)
+    left = migration.left_open(case)
+    if not left:
+        return decision
+    look_again = min(RETRY_SECONDS, decision.look_again or RETRY_SECONDS)
+    return replace(decision, requests=(*decision.requests, *due(left, refused, world)), look_again=look_again)
+
+
+def _decide(case: VmCase) -> Decision:
+    vm = case.vm
     moving = vm.status.migration is not None and vm.status.migration.outcome is None
     if moving:
         nonsense = migration.nonsense(case)
         if nonsense is not None:
             return Report(case).stalled("Stalled", nonsense).decision()
         return migration.follow(case, Report(case))
+    settled = grants.settled(case)
+    if isinstance(settled, Refusal):
+        return Report(case).stalled("Stalled", settled).decision()
+    case = settled
     if vm.deleting:
         return _delete(case)
     taken = _name_taken(case)
     if taken is not None:
         return Report(case).stalled("Stalled", taken).decision()
-    if vm.status.placement is None:
+    if case.placement is None:
         return _place(case)
-    elsewhere = vm.spec.node is not None and vm.spec.node != vm.status.placement.node
-    if elsewhere:
+    if vm.spec.node is not None and vm.spec.node != case.placement.node:
         return _move(case)
     return _as_declared(case, Report(case))
 
@@ -62,7 +77,7 @@ def _name_taken(case: VmCase) -> Refusal | None:
 
 
 def _place(case: VmCase) -> Decision:
-    """The first placement, epoch 1, once the disks are ready: nothing ran anywhere before it."""
+    """The first placement, once the disks are ready: nobody who answers runs it or keeps it as his own."""
     report = Report(case)
     if case.vm.spec.state == "Stopped":
         return report.ready("Stopped", "Stopped", "was never started").set(last_state="Stopped").decision()
@@ -72,7 +87,7 @@ def _place(case: VmCase) -> Decision:
     node = case.vm.spec.node or place_vm(case.world, case.vm, case.members)
     if isinstance(node, Refusal):
         return report.stalled("Pending", node).decision()
-    placed = case.planned(placement=Placement(node=node, epoch=1))
+    placed = case.planned(placement=Placement(node=node, epoch=grants.highest_epoch(case) + 1))
     why_not = refusals(START_VM, placed)
     if why_not:
         reason = blocked(START_VM.title, why_not)
@@ -97,14 +112,21 @@ def _move(case: VmCase) -> Decision:
         )
         report.not_placed(refusal.reason, f"moving to {target} is blocked: {refusal.message}", warn=True)
         return report.unknown(refusal).decision()
-    off = here is None or here.status in ("absent", "halted")
+    off = here is None or here.status in OFF
     if off and not case.domains(placement.node):
         return _move_cold(case, report, target)
+    if case.vm.spec.state == "Stopped":
+        report.not_placed("Stopping", f"moving to {target} waits until the guest is shut down on {placement.node}")
+        return _as_declared(case, report)
     if here is not None and here.status in ("running", "paused"):
         _settle_running(case, report, here.status)
         return migration.begin(case, target, report)
     state = here.status if here else "unknown"
-    report.not_placed("NotRunning", f"moving to {target} waits: the domain is {state} on {placement.node}")
+    report.not_placed(
+        "NotRunning",
+        f"moving to {target} waits: the domain is {state} on {placement.node}; "
+        "state: Stopped lets it move without running",
+    )
     return _as_declared(case, report)
 
 
@@ -119,8 +141,10 @@ def _move_cold(case: VmCase, report: Report, target: str) -> Decision:
     if reason is not None:
         report.not_placed(reason.reason, f"moving to {target} is blocked: {reason.message}", warn=True)
         return _as_declared(case, report)
-    epoch = max(placement.epoch, case.vm.status.migration.epoch if case.vm.status.migration else 0) + 1
     here = case.here
+    others = [promise.epoch for name, promise in grants.promises(case).items() if name != placement.node]
+    move = case.vm.status.migration
+    epoch = max(placement.epoch, move.epoch if move else 0, *others, 0) + 1
     if here is not None and here.epoch >= epoch and not here.granted:
         report.set(placement=Placement(node=target, epoch=here.epoch), phase="Pending")
         report.event("Normal", "Placed", f"{placement.node} released the VM; it is placed on {target}")
@@ -141,6 +165,15 @@ def _cold_blocked(case: VmCase, target: str) -> Refusal | None:
         return Refusal(reason="NodeNotFound", message=f"there is no XenNode {target}; apply it, or change spec.node")
     if host.live is None:
         return Refusal(reason="AgentUnreachable", message=f"the agent of {target} does not answer: {host.error}")
+    if open_there := host.moves_by_vm.get(case.uid):
+        return Refusal(
+            reason="OperationOpen", message=f"{open_there[0].id} of an earlier move is still open on {target}"
+        )
+    for domain in case.domains(target):
+        return Refusal(
+            reason="DomainInTheWay",
+            message=f"{target} has domain {domain.name} (id {domain.domid}) with the VM's name or uuid",
+        )
     for volume in case.volume_cases:
         if target not in volume.nodes:
             return Refusal(
@@ -163,17 +196,22 @@ def _cold_blocked(case: VmCase, target: str) -> Refusal | None:
 def _as_declared(case: VmCase, report: Report) -> Decision:
     """On the placement's host: what spec.state says."""
     vm, here = case.vm, case.here
-    wish = vm.spec.state
-    if wish != "Stopped" and vm.status.last_state in (None, "Stopped"):
+    wish, run = vm.spec.state, max(vm.status.run, here.run if here else 0)
+    last = vm.status.last_state
+    if wish != "Stopped" and (last == "Stopped" or (last is None and here is None)):
         # A new start is asked for: a guest that powered itself off in the last run may start again.
-        case = case.planned(run=vm.status.run + 1, last_state=wish)
+        run += 1
+    if run != vm.status.run:
+        case = case.planned(run=run, last_state=wish)
         report.case = case
-        report.set(run=vm.status.run + 1)
+        report.set(run=run)
     report.set(last_state=wish, placement=case.placement)
     if case.home is None or case.home.live is None:
         return _silent(case, report)
     if wish == "Stopped":
         return _stop(case, report)
+    if grants.given_away(case):
+        return _take_back(case, report)
     assert case.placement is not None
     asked = here is not None and here.epoch == case.placement.epoch and here.run == max(case.vm.status.run, 1)
     if here is not None and asked:
@@ -183,6 +221,17 @@ def _as_declared(case: VmCase, report: Report) -> Decision:
         ended = _ended_by_guest(case, report)
         if ended is not None:
             return ended
+    return _start(case, report)
+
+
+def _take_back(case: VmCase, report: Report) -> Decision:
+    """The release for a move that did not follow: the host gets the VM again, with a new epoch."""
+    placement = grants.taken_back(case)
+    if isinstance(placement, Refusal):
+        return report.progressing("Pending", placement.reason, placement.message).decision()
+    case = case.planned(placement=placement)
+    report.case = case
+    report.set(placement=placement)
     return _start(case, report)
 
 
@@ -209,8 +258,8 @@ def _settle_running(case: VmCase, report: Report, status: str) -> None:
         return
     if case.vm.spec.state == "Stopped":
         return
-    report.requests = (case.put("Paused" if paused else "Running"),)
-    no = refusal_of(report.requests, case.refused)
+    report.requests = (case.put("Paused" if paused else "Running", as_started=True),)
+    no = refusal_of(report.requests, case.refused) or (case.here.problem if case.here else None)
     if no is not None:
         report.stalled("Running" if paused else "Paused", no)
     else:
@@ -224,7 +273,7 @@ def _ended_by_guest(case: VmCase, report: Report) -> Decision | None:
     if here.status == "halted" and here.halted_reason == "poweroff":
         message = "the guest powered itself off; to start it again set state: Stopped, then Running"
         return report.ready("Halted", "PoweredOff", message).decision()
-    if here.status in ("halted", "preserved"):
+    if here.status in ("halted", "crashed", "preserved"):
         kept = " and its domain is preserved" if here.status == "preserved" else ""
         cause = {"crash": "crashed", "reboot": "rebooted"}.get(here.halted_reason or "", "ended")
         return report.stalled(
@@ -234,12 +283,14 @@ def _ended_by_guest(case: VmCase, report: Report) -> Decision | None:
                 message=f"the guest {cause}{kept}; to start it again set state: Stopped, then Running",
             ),
         ).decision()
-    if here.status == "crashed" or (here.status in ("absent", "starting") and here.restart.next_at):
-        again = f"; it is started again at {here.restart.next_at}" if here.restart.next_at else ""
-        message = f"the guest ended ({here.restart.last_reason or 'crash'}), {here.restart.count} times lately{again}"
-        return report.progressing("Crashed", "Restarting", message).decision()
     if here.status in ("starting", "stopping"):
         phase = "Starting" if here.status == "starting" else "Stopping"
+        if here.problem is not None:
+            return report.stalled(phase, here.problem).decision()
+        if here.status == "starting" and here.restart.next_at:
+            ended = f"the guest ended ({here.restart.last_reason or 'crash'}), {here.restart.count} times lately"
+            message = f"{ended}; it is started again at {here.restart.next_at}"
+            return report.progressing("Crashed", "Restarting", message).decision()
         return report.progressing(phase, phase, f"the domain is {here.status}").decision()
     if here.status == "unknown":
         why = here.problem.message if here.problem else "xl does not answer"
@@ -262,7 +313,12 @@ def _stop(case: VmCase, report: Report) -> Decision:
     at = position(STOP_VM, case)
     if at.step is None:
         return report.ready("Stopped", "Stopped", "is shut down").decision()
-    return report.follow(STOP_VM, at, "Stopping").decision()
+    return report.follow(STOP_VM, at, "Stopping", _stop_problem(case)).decision()
+
+
+def _stop_problem(case: VmCase) -> Refusal | None:
+    """What keeps the agent from stopping it, once it was asked to."""
+    return case.here.problem if case.here is not None and case.here.desired == "Stopped" else None
 
 
 # --- deletion -----------------------------------------------------------------------------------------------------
@@ -270,25 +326,26 @@ def _stop(case: VmCase, report: Report) -> Decision:
 
 def _delete(case: VmCase) -> Decision:
     """Shut down first, then every agent forgets it; a silent host that ran it holds the deletion up."""
-    vm = case.vm
-    if FINALIZER not in vm.metadata.finalizers:
+    if FINALIZER not in case.vm.metadata.finalizers:
         return Decision()
-    report = Report(case)
-    if vm.status.placement is None:
-        return Decision(finalizer="remove")
-    home = case.home
-    gone_for_good = home is None or home.node is None or home.node.spec.out_of_service
-    if not gone_for_good:
-        if home is None or home.live is None:
+    report, home = Report(case), case.home
+    if home is not None:
+        said_off = home.node is not None and home.node.spec.out_of_service
+        if home.live is None and not said_off:
             message = (
-                f"deleting is blocked: the agent of {vm.status.placement.node} does not answer "
-                f"({home.error if home else ''}), and the VM may run there. If the host is off for good: "
-                f"set outOfService: true on XenNode {vm.status.placement.node}"
+                f"deleting is blocked: the agent of {home.name} does not answer ({home.error}), and the VM may run "
+                f"there. If the host is off for good: set outOfService: true on XenNode {home.name}"
+                f"{'' if home.node else ' (apply it again for that)'}"
             )
             return report.stalled("Deleting", Refusal(reason="AgentUnreachable", message=message)).decision()
         at = position(STOP_VM, case)
-        if at.step is not None:
-            return report.follow(STOP_VM, at, "Deleting").decision()
+        if home.live is not None and at.step is not None:
+            return report.follow(STOP_VM, at, "Deleting", _stop_problem(case)).decision()
+    for name in case.world.objects.hosts():
+        if case.is_here(name):
+            left = ", ".join(f"{domain.name} (id {domain.domid})" for domain in case.domains(name))
+            refusal = Refusal(reason="DomainLeft", message=f"{name} still has domain {left}; it must go first")
+            return report.stalled("Deleting", refusal).decision()
     removals = tuple(
         DeleteDomain(name, case.name, DomainRemoval(term=case.world.term, uid=case.uid, epoch=known.epoch))
         for name, host in case.world.objects.hosts().items()

@@ -15,7 +15,6 @@ from agent.protocol import (
     NetworkConfig,
     Refusal,
     VmState,
-    VolumeState,
 )
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import NetworkStatus, Placement, XenVM, XenVMStatus
@@ -75,6 +74,10 @@ class VmCase:
     def host(self, node: str) -> HostView:
         return self.world.objects.host(node)
 
+    def is_here(self, node: str) -> bool:
+        """Has the host a domain with the VM's uuid, in any form?"""
+        return any((domain.uuid or "").lower() == self.uid.lower() for domain in self.domains(node))
+
     def domains(self, node: str) -> tuple[DomainState, ...]:
         return domains_on(self.host(node), self.uid, self.name)
 
@@ -93,9 +96,6 @@ class VmCase:
         """Hosts that hold a replica of every disk; empty also when the VM has no disk (then any host will do)."""
         per_disk = [set(case.nodes) for case in self.volume_cases]
         return tuple(sorted(set.intersection(*per_disk))) if per_disk else ()
-
-    def replica(self, case: VolumeCase, node: str) -> VolumeState | None:
-        return case.view(node)
 
     def networks(self) -> tuple[NetworkStatus, ...]:
         return tuple(
@@ -120,19 +120,20 @@ class VmCase:
         return None
 
     def desired(
-        self, state: Literal["Running", "Paused", "Stopped", "Released"], epoch: int | None = None
+        self,
+        state: Literal["Running", "Paused", "Stopped", "Released"],
+        epoch: int | None = None,
+        *,
+        as_started: bool = False,
     ) -> DomainDesired:
-        """What the VM shall be on one host; complete each time. Needs its volumes' devices to be decided."""
+        """What the VM shall be on one host; complete each time. Needs its volumes' devices to be decided.
+
+        `as_started`: made of what the domain that is there was made of, whatever was edited since.
+        """
         spec, status = self.vm.spec, self.vm.status
         if epoch is None:
             assert status.placement is not None
             epoch = status.placement.epoch
-        disks = [
-            DiskConfig(resource=volume.resource, minor=volume.status.device.minor, vdev=disk.device, mode=disk.mode)
-            for disk in spec.disks
-            if (volume := self.volumes[disk.volume]) is not None and volume.status.device is not None
-        ]
-        command_line = " ".join(part for part in (f"root={spec.root}" if spec.root else "", spec.extra or "") if part)
         return DomainDesired(
             term=self.world.term,
             epoch=epoch,
@@ -141,27 +142,44 @@ class VmCase:
             name=self.name,
             state=state,
             run=max(status.run, 1),
-            config=DomainConfig(
-                type=spec.type,
-                memory_mib=spec.memory_mib,
-                max_memory_mib=spec.max_memory_mib,
-                vcpus=spec.vcpus,
-                kernel=spec.kernel,
-                ramdisk=spec.ramdisk,
-                bootloader=spec.bootloader,
-                cmdline=command_line,
-                disks=tuple(disks),
-                networks=tuple(NetworkConfig(bridge=n.bridge, mac=n.mac) for n in self.networks()),
-            ),
+            config=(self.started if as_started else None) or self.config,
             on_poweroff=spec.on_poweroff,
             on_reboot=spec.on_reboot,
             on_crash=spec.on_crash,
             shutdown_grace_seconds=float(spec.shutdown_grace_seconds),
         )
 
-    def put(self, state: Literal["Running", "Paused", "Stopped"]) -> PutDomain:
+    @property
+    def started(self) -> DomainConfig | None:
+        """What the domain at home was made of, if the agent there knows."""
+        return self.here.started if self.here else None
+
+    @cached_property
+    def config(self) -> DomainConfig:
+        """What a domain would be made of now, by the spec."""
+        spec = self.vm.spec
+        disks = [
+            DiskConfig(resource=volume.resource, minor=volume.status.device.minor, vdev=disk.device, mode=disk.mode)
+            for disk in spec.disks
+            if (volume := self.volumes[disk.volume]) is not None and volume.status.device is not None
+        ]
+        command_line = " ".join(part for part in (f"root={spec.root}" if spec.root else "", spec.extra or "") if part)
+        return DomainConfig(
+            type=spec.type,
+            memory_mib=spec.memory_mib,
+            max_memory_mib=spec.max_memory_mib,
+            vcpus=spec.vcpus,
+            kernel=spec.kernel,
+            ramdisk=spec.ramdisk,
+            bootloader=spec.bootloader,
+            cmdline=command_line,
+            disks=tuple(disks),
+            networks=tuple(NetworkConfig(bridge=n.bridge, mac=n.mac) for n in self.networks()),
+        )
+
+    def put(self, state: Literal["Running", "Paused", "Stopped"], *, as_started: bool = False) -> PutDomain:
         assert self.placement is not None
-        return PutDomain(self.placement.node, self.desired(state))
+        return PutDomain(self.placement.node, self.desired(state, as_started=as_started))
 
     def not_primary_at(self, node: str) -> tuple[VolumeCase, ...]:
         """Volumes of writable disks that are not Primary on that host, or cannot be seen there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from agent.protocol import Refusal, VmState
+from agent.protocol import DiskConfig, DomainConfig, NetworkConfig, Refusal, VmState
 from controller.api.common import OperationRecord
 from controller.api.xenvm import DomainStatus, XenVMStatus
 from controller.domain.actions import (
@@ -81,12 +81,13 @@ class Report:
         if warn and self.conditions.changed("Placed"):
             self.event("Warning", reason, message)
 
-    def follow(self, plan: Plan[VmCase], at: Position, phase: str) -> Report:
-        """A step of a plan: its requests, or the agent's no to them."""
+    def follow(self, plan: Plan[VmCase], at: Position, phase: str, problem: Refusal | None = None) -> Report:
+        """A step of a plan: its requests, or the agent's no to them, or the `problem` that it ran into afterwards."""
         self.requests = at.requests
         old = self.case.before.operation
         same = old if old is not None and old.plan == plan.id else None
         no = refusal_of(at.requests, self.refused)
+        no = no or problem
         self.set(
             operation=OperationRecord(
                 id=same.id if same else f"{plan.id.split('/')[0].replace('.', '-')}-{self.case.uid[:8].lower()}",
@@ -104,6 +105,7 @@ class Report:
         vm, placement = self.case.vm, self.status.placement
         if self._placed is None and placement is not None:
             self.conditions.set("Placed", "True", "AsDeclared", f"placed on {placement.node}, epoch {placement.epoch}")
+        self._restart_needed()
         status = self.status.model_copy(
             update={"observed_generation": vm.metadata.generation, "conditions": tuple(self.conditions.result())}
         )
@@ -115,6 +117,57 @@ class Report:
             lazy=LAZY_SECONDS if _essence(status) == _essence(self.case.before) else 0.0,
             look_again=REFUSED_SECONDS if self.refused and self.requests else self.look_again,
         )
+
+    def _restart_needed(self) -> None:
+        """The domain that runs is not made of what the spec says now: what will change with the next start."""
+        case, here = self.case, self.case.here
+        moving = case.before.migration is not None and case.before.migration.outcome is None
+        if here is None or here.status == "unknown" or moving:
+            self.conditions.keep("RestartNeeded")
+        elif here.status in ("running", "paused") and here.started is not None:
+            edited = differences(here.started, case.config)
+            if edited:
+                self.conditions.set(
+                    "RestartNeeded",
+                    "True",
+                    "SpecEdited",
+                    f"edited since the guest was started: {'; '.join(edited)}. It takes effect with the next start: "
+                    "set state: Stopped, then Running",
+                )
+
+
+def differences(started: DomainConfig, wished: DomainConfig) -> list[str]:
+    """What of a domain's making differs: `memory 512 MiB -> 1024 MiB`, in the spec's words."""
+    found = []
+    for field, word, unit in _FIELDS:
+        old, new = getattr(started, field), getattr(wished, field)
+        if old != new:
+            found.append(f"{word} {_told(old)}{unit} -> {_told(new)}{unit}")
+    return found
+
+
+_FIELDS = (
+    ("type", "type", ""),
+    ("memory_mib", "memory", " MiB"),
+    ("max_memory_mib", "maxMemory", " MiB"),
+    ("vcpus", "vcpus", ""),
+    ("kernel", "kernel", ""),
+    ("ramdisk", "ramdisk", ""),
+    ("bootloader", "bootloader", ""),
+    ("cmdline", "root and extra", ""),
+    ("disks", "disks", ""),
+    ("networks", "networks", ""),
+)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_told(one) for one in value) or "none"
+    if isinstance(value, DiskConfig):
+        return f"{value.vdev} ({value.resource}, {value.mode})"
+    if isinstance(value, NetworkConfig):
+        return f"{value.mac} on {value.bridge}"
+    return str(value) if value not in (None, "") else "none"
 
 
 def _essence(status: XenVMStatus) -> object:

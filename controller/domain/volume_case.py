@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from agent.protocol import GenerationIds, Member, OperationState, Refusal, VolumeDesired, VolumeState
+from agent.protocol import Member, OperationState, Refusal, VolumeDesired, VolumeState
 from controller.api.drbdvolume import DrbdVolume, DrbdVolumeStatus
 from controller.api.xenvm import XenVM
 from controller.domain.actions import PutVolume, Refused
-from controller.domain.world import HostView, World, operation_on, volume_on
+from controller.domain.world import HostView, World, operation_on, vm_on, volume_on
 
 PORT_BASE = 7788
 """port = base + minor, as the howto's 7789 for minor 1; off the ephemeral range and off 7000."""
@@ -18,6 +18,12 @@ PORT_BASE = 7788
 def initial_sync_id(uid: str) -> str:
     """One id for the whole life of the volume: however often it is asked for, it is the same operation."""
     return f"initial-sync-{uid.lower()}"[:63]
+
+
+def created(status: DrbdVolumeStatus, volume: DrbdVolume) -> bool:
+    """Were both replicas UpToDate once, and is the content that was asked for on them?"""
+    content_done = volume.spec.content is None or (status.content is not None and status.content.state == "Written")
+    return status.initial_sync is not None and status.initial_sync.completed and content_done
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,20 @@ class VolumeCase:
         return None
 
     def busy_with_migration(self) -> bool:
-        """While a consumer moves, roles are the agents' business alone."""
-        return any(vm.status.migration and vm.status.migration.outcome is None for vm in self.consumers)
+        """While a guest moves that has the volume, roles are the agents' business alone.
+
+        Also one whose spec dropped the disk since its start.
+        """
+        moving = any(vm.status.migration and vm.status.migration.outcome is None for vm in self.consumers)
+        return moving or any(self._moves_at(host) for host in self.hosts)
+
+    def _moves_at(self, host: HostView) -> bool:
+        return any(
+            disk.resource == self.resource
+            for uid in host.moves_by_vm
+            if (vm := vm_on(host, uid)) is not None and vm.started is not None
+            for disk in vm.started.disks
+        )
 
     def first_source(self) -> str:
         """Which member is forced Primary: once written to status never chosen again."""
@@ -133,9 +151,13 @@ class VolumeCase:
                     message=f"{node} says disk:{view.disk}, connection:"
                     f"{view.peer.connection if view.peer else 'none'}; a first sync needs Inconsistent, Connected",
                 )
-            if not _fresh(view.generation):
+            if view.generation is None:
+                return Refusal(reason="ReplicaUnknown", message=f"the metadata on {node} is being read")
+            if not view.generation.fresh:
                 return Refusal(
-                    reason="NotFresh", message=f"the metadata on {node} is not new: it belongs to earlier data"
+                    reason="NotFresh",
+                    message=f"the metadata on {node} is not new: it belongs to earlier data, and is never forced over. "
+                    "If that data is not needed, delete this DrbdVolume and make it anew",
                 )
         return None
 
@@ -171,10 +193,6 @@ class VolumeCase:
 
     def put(self, node: str, level: str = "Up", role: str = "Secondary") -> PutVolume:
         return PutVolume(node, self.desired(node, level, role))
-
-
-def _fresh(generation: GenerationIds | None) -> bool:
-    return generation is not None and generation.fresh
 
 
 def _replication(host: HostView) -> str:

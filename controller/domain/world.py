@@ -51,6 +51,15 @@ class HostView:
                 found[key] = (*found.get(key, ()), domain)
         return found
 
+    @cached_property
+    def moves_by_vm(self) -> Mapping[str, tuple[OperationState, ...]]:
+        """Migrations that are open on this host, by the VM's uid."""
+        found: dict[str, tuple[OperationState, ...]] = {}
+        for operation in self.live.operations.values() if self.live else ():
+            if operation.outcome is None and operation.kind in ("migrate-send", "migrate-receive"):
+                found[operation.subject_uid] = (*found.get(operation.subject_uid, ()), operation)
+        return found
+
 
 class Objects(Protocol):
     """Read-only view of the object cache with its indexes; every lookup is O(1) or O(answer)."""

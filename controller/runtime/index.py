@@ -121,16 +121,20 @@ def claims_of(found: ApiObject) -> dict[Claim, bool]:
     """The names that an object holds (True) or declares (False)."""
     if isinstance(found, DrbdVolume):
         declared = _volume_declares(found)
-        return {**dict.fromkeys(declared, False), **dict.fromkeys(volume_holds(found.status), True)}
+        held = dict.fromkeys(volume_holds(found.status), True)
+        if found.status.logical_volume is not None:
+            held.update({("lv", name): True for name in found.logical_volumes})
+        return {**dict.fromkeys(declared, False), **held}
     if isinstance(found, XenVM):
         return {("domain", found.metadata.name): found.status.placement is not None}
     return {}
 
 
 def _volume_declares(volume: DrbdVolume) -> Iterable[Claim]:
-    device, lv = volume.spec.device, volume.spec.logical_volume
+    device = volume.spec.device
     yield "resource", volume.resource
-    yield "lv", f"{lv.group}/{volume.logical_volume_name}"
+    for name in volume.logical_volumes:
+        yield "lv", name
     if device.minor is not None:
         yield "minor", str(device.minor)
     if device.port is not None:

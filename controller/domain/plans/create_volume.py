@@ -44,6 +44,25 @@ def _group_there(case: VolumeCase) -> Refusal | None:
     return None
 
 
+def _metadata_group_there(case: VolumeCase) -> Refusal | None:
+    group = case.volume.spec.meta_disk.group
+    for host in case.hosts:
+        if group is None or case.view(host.name) is not None or host.live is None or host.node is None:
+            continue
+        if group not in host.node.spec.volume_groups:
+            return Refusal(
+                reason="VolumeGroupNotAllowed",
+                message=f"XenNode {host.name} does not list volume group {group}, for the metadata, "
+                "in spec.volumeGroups",
+            )
+        groups = host.live.facts.volume_groups
+        if groups is not None and not any(found.name == group for found in groups):
+            return Refusal(
+                reason="VolumeGroupNotFound", message=f"{host.name} has no volume group {group} for the metadata"
+            )
+    return None
+
+
 def _reserved(case: VolumeCase) -> bool:
     device = case.volume.status.device
     return device is not None and all(
@@ -127,6 +146,9 @@ CREATE_VOLUME: Plan[VolumeCase] = Plan(
     guards=(
         Guard("MembersAnswer", "both members' agents answer", _members_answer),
         Guard("VolumeGroupThere", "the volume group is there, allowed, and has room", _group_there),
+        Guard(
+            "MetadataGroupThere", "the volume group of external metadata is there and allowed", _metadata_group_there
+        ),
     ),
     steps=(
         Step(
@@ -162,7 +184,7 @@ CREATE_VOLUME: Plan[VolumeCase] = Plan(
         Step(
             name="ForcePrimary",
             does="Inconsistent/Inconsistent: one member is forced Primary, once in the volume's life",
-            record="status.initialSync: node and operation, never changed afterwards",
+            record="status.initialSync: the node, never changed afterwards, and the operation",
             confirmed=_forced,
             requests=_force,
             waiting=_force_waits,

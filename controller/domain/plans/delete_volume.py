@@ -28,15 +28,15 @@ def _members_answer(case: VolumeCase) -> Refusal | None:
             return Refusal(
                 reason="AgentUnreachable",
                 message=f"the agent of {host.name} does not answer ({host.error}); what it holds cannot be given up. "
-                f"If the host is off for good: set outOfService: true on XenNode {host.name}, or delete that XenNode",
+                f"If the host is off for good: set outOfService: true on XenNode {host.name}",
             )
     return None
 
 
 def _must_answer(case: VolumeCase, node: str) -> bool:
-    """A host that is gone for good by a person's word keeps what it holds."""
+    """A silent host that is gone for good by a person's word keeps what it holds; one that answers is not gone."""
     host = case.world.objects.host(node)
-    return host.node is not None and not host.node.spec.out_of_service
+    return host.live is not None or (host.node is not None and not host.node.spec.out_of_service)
 
 
 def _left(case: VolumeCase) -> tuple[str, ...]:

@@ -53,6 +53,22 @@ def _movable(move: Move) -> Refusal | None:
     return None
 
 
+def _disks_as_started(move: Move) -> Refusal | None:
+    """What is handed over are the disks of the spec: they must be those of the domain."""
+    missing = move.case.disks_missing()
+    if missing is not None:
+        return missing
+    started = move.case.started
+    if started is None or set(started.disks) == set(move.case.config.disks):
+        return None
+    return Refusal(
+        reason="DisksEdited",
+        message=f"spec.disks was edited since the guest was started with "
+        f"{', '.join(f'{disk.vdev} ({disk.resource})' for disk in started.disks) or 'none'}; "
+        "set it back, or restart the VM (state: Stopped, then Running)",
+    )
+
+
 def _replicas(move: Move) -> Refusal | None:
     """UpToDate on both, connected, not frozen; the target Secondary."""
     for volume in move.case.volume_cases:
@@ -158,7 +174,7 @@ def _agent_says(move: Move, question: Question) -> Refusal | None:
 
 
 def _listening(move: Move) -> bool:
-    return move.receiving is not None
+    return move.receiving is not None or move.sending is not None
 
 
 def _handed_over(move: Move) -> bool:
@@ -168,7 +184,7 @@ def _handed_over(move: Move) -> bool:
 
 
 def _runs_there(move: Move) -> bool:
-    return move.receiving is not None and move.receiving.outcome == "Succeeded"
+    return move.arrived
 
 
 MIGRATE_VM: Plan[Move] = Plan(
@@ -178,6 +194,9 @@ MIGRATE_VM: Plan[Move] = Plan(
         Guard("BothAnswer", "both hosts' agents answer; neither is out of service", _both_answer),
         Guard("TargetOpen", "the target takes moves, and from this source", _target_open),
         Guard("Movable", "a running pv or pvh guest", _movable),
+        Guard(
+            "DisksAsStarted", "every disk that the running domain has is in the spec, and no other", _disks_as_started
+        ),
         Guard("Replicas", "every disk UpToDate on both, connected, not frozen, Secondary on the target", _replicas),
         Guard(
             "NothingInTheWay", "no domain with the VM's name (in any form) or uuid on the target", _nothing_in_the_way
@@ -207,7 +226,7 @@ MIGRATE_VM: Plan[Move] = Plan(
             name="Transfer",
             does="xl migrate -p -e through mutual TLS: memory is copied while the guest runs, the target Secondary",
             confirmed=lambda m: _handed_over(m) or _runs_there(m),
-            requests=lambda m: (m.send(),) if m.sending is None and m.target_host.node else (),
+            requests=lambda m: (m.send(),) if m.sending is None and m.receiving and m.target_host.node else (),
             waiting=lambda m: f"memory is copied to {m.target}",
             interrupted="the source runs on; the incoming copy is destroyed",
         ),

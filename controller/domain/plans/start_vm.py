@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from agent.protocol import Refusal
+from controller.api.xenvm import XenVM
 from controller.domain.actions import Request
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.vm_case import VmCase
+
+OFF = ("absent", "halted", "crashed")
+"""VmState.status without a domain: it is not there, or the guest ended by itself and stays so."""
 
 
 def _home_answers(case: VmCase) -> Refusal | None:
@@ -59,6 +63,87 @@ def _up_to_date_here(case: VmCase) -> Refusal | None:
     return None
 
 
+def _members_described(case: VmCase) -> Refusal | None:
+    for volume in case.volume_cases:
+        for host in volume.hosts:
+            if host.node is None:
+                return Refusal(
+                    reason="NodeNotFound",
+                    message=f"there is no XenNode {host.name}, which holds a replica of {volume.volume.name}; apply it",
+                )
+    return None
+
+
+def _known_newest(case: VmCase) -> Refusal | None:
+    """A replica that is not Primary and cannot see its peer may lack the peer's writes, though it is UpToDate.
+
+    DRBD says so itself when it refuses such a promotion with (-7), drbdsetup(8).
+    """
+    if case.placement is None:
+        return None
+    node = case.placement.node
+    for volume in case.volume_cases:
+        view = volume.view(node)
+        if view is None or view.role == "Primary":
+            continue
+        peer = view.peer
+        behind = peer is not None and peer.disk in ("Outdated", "Inconsistent")
+        if peer is None or (peer.connection != "Connected" and not behind):
+            return Refusal(
+                reason="ReplicaMayBeStale",
+                message=f"{volume.volume.name} on {node} is not connected to its peer "
+                f"({peer.connection if peer else 'not configured'}), which may have newer data; "
+                "the VM is started when both replicas see each other again",
+            )
+    return None
+
+
+def _disks_its_own(case: VmCase) -> Refusal | None:
+    """No other VM has a disk of this one: neither by its spec nor by a domain that is still there."""
+    for volume in case.volume_cases:
+        name = volume.volume.name
+        for other in volume.consumers:
+            if other.metadata.uid != case.uid and (other.status.placement is not None or _comes_first(other, case)):
+                return Refusal(
+                    reason="VolumeInUse",
+                    message=f"{name} is a disk of XenVM {other.name} too, and two guests on one disk destroy it; "
+                    "remove it from the spec of one of them",
+                )
+        for node in volume.nodes:
+            view = volume.view(node)
+            others = [user for user in view.used_by if not _form_of(user, case.name)] if view else []
+            if others:
+                return Refusal(
+                    reason="VolumeInUse", message=f"{name} is a disk of domain {', '.join(others)} on {node}"
+                )
+    return None
+
+
+def _comes_first(other: XenVM, case: VmCase) -> bool:
+    """Of two VMs that were never placed the older one gets the disk."""
+    if case.before.placement is not None or case.here is not None:
+        return False
+    theirs, mine = other.metadata, case.vm.metadata
+    return (theirs.creation_timestamp or "", theirs.uid) < (mine.creation_timestamp or "", mine.uid)
+
+
+def _form_of(domain: str, name: str) -> bool:
+    return domain in (name, f"{name}--incoming", f"{name}--migratedaway")
+
+
+def _no_open_move(case: VmCase) -> Refusal | None:
+    """An agent that holds a received copy would unpause that old memory when it is given the VM."""
+    if case.home is None:
+        return None
+    for operation in case.home.moves_by_vm.get(case.uid, ()):
+        return Refusal(
+            reason="OperationOpen",
+            message=f"{operation.id} ({operation.kind}, {operation.phase}) is still open on {case.home.name}; "
+            "it is being cancelled",
+        )
+    return None
+
+
 def _nowhere_else(case: VmCase) -> Refusal | None:
     """A domain of the VM on another host, in any form, forbids a start: found by uuid and by name, also unmanaged."""
     assert case.placement is not None
@@ -77,7 +162,9 @@ def _nowhere_else(case: VmCase) -> Refusal | None:
 def _running(case: VmCase) -> bool:
     here, placement = case.here, case.placement
     wish = "paused" if case.vm.spec.state == "Paused" else "running"
-    return here is not None and placement is not None and here.epoch == placement.epoch and here.status == wish
+    if here is None or placement is None:
+        return False
+    return (here.epoch, here.run, here.status) == (placement.epoch, max(case.vm.status.run, 1), wish)
 
 
 def _create(case: VmCase) -> tuple[Request, ...]:
@@ -85,8 +172,11 @@ def _create(case: VmCase) -> tuple[Request, ...]:
 
 
 def _stopped(case: VmCase) -> bool:
+    """No domain of it, and no wish for one. A guest that ended by itself counts as stopped."""
     here = case.here
-    return here is None or (here.status == "absent" and here.desired in ("Stopped", "Released"))
+    if case.placement is not None and case.is_here(case.placement.node):
+        return False
+    return here is None or (here.status in OFF and here.desired in ("Stopped", "Released"))
 
 
 START_VM: Plan[VmCase] = Plan(
@@ -97,6 +187,10 @@ START_VM: Plan[VmCase] = Plan(
         Guard("HomeAnswers", "the agent of the placement's host answers", _home_answers),
         Guard("ReplicaHere", "the host holds a replica of every disk", _replica_here),
         Guard("UpToDateHere", "every replica is UpToDate here, not frozen, and Primary nowhere else", _up_to_date_here),
+        Guard("MembersDescribed", "there is a XenNode for each host that holds a replica", _members_described),
+        Guard("KnownNewest", "every replica is Primary already, or sees its peer, or knows it behind", _known_newest),
+        Guard("DisksItsOwn", "no other VM has one of the disks, by its spec or as a domain", _disks_its_own),
+        Guard("NoOpenMove", "no part of an earlier move is open on the host", _no_open_move),
         Guard("NowhereElse", "no other host shows a domain of the VM", _nowhere_else),
     ),
     steps=(

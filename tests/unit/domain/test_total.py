@@ -50,7 +50,7 @@ volumes = st.none() | st.builds(
     content=st.sampled_from(["none", "writing", "written", "unknown"]),
     logical_volume=st.sampled_from([None, volume_state().logical_volume]),
     used_by=st.sampled_from([(), ("shaolin",)]),
-    options=st.sampled_from(["", "C 500M sha1", "A 1M md5"]),
+    options=st.sampled_from(["", "C 500M sha1 10.0.0.81 10.0.0.82", "A 1M md5"]),
 )
 vms = st.none() | st.builds(
     vm_state,

@@ -9,23 +9,18 @@ from controller.domain.actions import Cancel, DeleteDomain, Operate, PutDomain, 
 from tests.unit.domain.worlds import (
     NOW,
     VM_UID,
+    asked,
+    begun,
+    conditions,
     domain_state,
     host_state,
     howto,
+    moving,
     operation_state,
     peer,
     vm_state,
     volume_state,
 )
-
-
-def asked(decision, kind):
-    return [request for request in decision.requests if isinstance(request, kind)]
-
-
-def conditions(decision):
-    return {c.type: c for c in decision.status.conditions}
-
 
 # --- start, stop ---------------------------------------------------------------------------------------------------
 
@@ -163,21 +158,6 @@ def test_a_domain_name_of_another_object_stalls_and_names_it():
 # --- moves ---------------------------------------------------------------------------------------------------------
 
 
-def moving(**answers: PreflightReport | str):
-    """shaolin runs on mk1, spec.node says mk2, both agents answered the preflight."""
-    worlds = howto(running=True)
-    worlds.edit("XenVM", "shaolin", node="mk2")
-    for question in worlds.decide_vm().ask:
-        worlds.answers[question] = answers.get(question.host, PreflightReport())
-    return worlds
-
-
-def begun():
-    worlds = moving()
-    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
-    return worlds, worlds.status("XenVM", "shaolin")["migration"]["id"]
-
-
 def test_preflight_is_asked_of_both_agents_before_anything_else():
     worlds = howto(running=True)
     worlds.edit("XenVM", "shaolin", node="mk2")
@@ -310,20 +290,6 @@ def test_a_failed_source_has_the_incoming_copy_destroyed_then_says_why():
     worlds.now += 31
     worlds.answers.clear()
     assert worlds.decide_vm().ask != ()
-
-
-def test_the_next_attempt_has_a_higher_epoch():
-    worlds, move = begun()
-    ended = operation_state(id=move, phase="Precopy", outcome="Failed")
-    worlds.tell("mk1", operations={move: ended})
-    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
-    worlds.now += 31
-    worlds.answers.clear()
-    for question in worlds.decide_vm().ask:
-        worlds.answers[question] = PreflightReport()
-    decision = worlds.decide_vm()
-    assert decision.status.migration.epoch == 3
-    assert decision.status.migration.id != move
 
 
 UNCLEAR = Refusal(reason="HandOverUnclear", message="the target's report was lost")

@@ -6,17 +6,9 @@ import pytest
 
 from agent.protocol import GenerationIds, InitialSync, Refusal, WriteContent
 from controller.domain.actions import DeleteVolume, Operate, PutVolume, Refused
-from tests.unit.domain.worlds import FRESH, NOW, VOLUME_UID, howto, peer, volume_state
+from tests.unit.domain.worlds import FRESH, NOW, VOLUME_UID, asked, conditions, howto, peer, volume_state
 
 BOTH_FRESH = {"vm_shaolin": volume_state(**FRESH)}
-
-
-def asked(decision, kind):
-    return [request for request in decision.requests if isinstance(request, kind)]
-
-
-def conditions(decision):
-    return {c.type: c for c in decision.status.conditions}
 
 
 def test_first_look_places_writes_the_intent_and_reserves_on_both():

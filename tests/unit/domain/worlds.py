@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.protocol import (
+    DomainConfig,
     DomainState,
     GenerationIds,
     HostFacts,
@@ -15,6 +16,7 @@ from agent.protocol import (
     LogicalVolumeState,
     OperationState,
     PeerState,
+    PreflightReport,
     VmState,
     VolumeGroupState,
     VolumeState,
@@ -23,6 +25,7 @@ from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.actions import FINALIZER, Decision, Refused
 from controller.domain.vm import decide_vm
+from controller.domain.vm_case import VmCase
 from controller.domain.volume import decide_volume
 from controller.domain.world import Answer, Question, World
 from controller.reconcile.view import View
@@ -138,6 +141,12 @@ class Worlds:
         assert isinstance(vm, XenVM)
         return decide_vm(self.world, vm, self.refused)
 
+    def desired_config(self, name: str = "shaolin") -> DomainConfig:
+        """What a domain is made of that is started now."""
+        vm = self.cache.vm(("default", name))
+        assert isinstance(vm, XenVM)
+        return VmCase(self.world, vm).desired("Running", 1).config
+
     def commit(self, kind: str, name: str, decision: Decision) -> None:
         if decision.status is not None:
             self.set_status(kind, name, decision.status.to_status_dict())
@@ -188,7 +197,7 @@ def volume_state(**update: Any) -> VolumeState:
         generation=GenerationIds(current="A1B2C3D4E5F60718", bitmap="0" * 16),
         forced=True,
         content="none",
-        options="C 500M sha1",
+        options="C 500M sha1 10.0.0.81 10.0.0.82",
     )
     return base.model_copy(update=update)
 
@@ -292,3 +301,28 @@ def howto(*, created: bool = False, running: bool = False) -> Worlds:
             {"observedGeneration": 1, "placement": {"node": "mk1", "epoch": 1}, "run": 1, "lastState": "Running"},
         )
     return worlds
+
+
+def moving(**answers: PreflightReport | str) -> Worlds:
+    """shaolin runs on mk1, spec.node says mk2, both agents answered the preflight."""
+    worlds = howto(running=True)
+    worlds.edit("XenVM", "shaolin", node="mk2")
+    for question in worlds.decide_vm().ask:
+        worlds.answers[question] = answers.get(question.host, PreflightReport())
+    return worlds
+
+
+def begun() -> tuple[Worlds, str]:
+    """... and the move's record is written; with the operation's id."""
+    worlds = moving()
+    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
+    return worlds, worlds.status("XenVM", "shaolin")["migration"]["id"]
+
+
+def asked(decision: Decision, kind: type[Any]) -> list[Any]:
+    return [request for request in decision.requests if isinstance(request, kind)]
+
+
+def conditions(decision: Decision) -> dict[str, Any]:
+    assert decision.status is not None
+    return {c.type: c for c in decision.status.conditions}

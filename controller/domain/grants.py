@@ -1,0 +1,74 @@
+"""What the agents promised, against status.placement: they are durable on their own, and may know more than the record.
+
+That happens when a record was closed or lost while the agents went on, was restored from a copy, or when spec.node went
+back after the release. A grant is exclusive: a host gets an epoch only after the other one gave it away on its disk.
+"""
+
+from __future__ import annotations
+
+from agent.protocol import Refusal, VmState
+from controller.api.xenvm import Placement
+from controller.domain.vm_case import VmCase
+from controller.domain.world import vm_on
+
+
+def promises(case: VmCase) -> dict[str, VmState]:
+    """By host, of those that answer: what its agent promised and keeps for the VM."""
+    hosts = case.world.objects.hosts().items()
+    return {name: state for name, host in hosts if (state := vm_on(host, case.uid)) is not None}
+
+
+def highest_epoch(case: VmCase) -> int:
+    """The highest epoch that the VM's record and the agents that answer know of, 0 for a new VM."""
+    status = case.vm.status
+    recorded = (status.placement.epoch if status.placement else 0, status.migration.epoch if status.migration else 0)
+    return max(*recorded, *(state.epoch for state in promises(case).values()), 0)
+
+
+def settled(case: VmCase) -> VmCase | Refusal:
+    """The case with the placement that the grants speak for; or why nothing may be done before a person looked."""
+    placement = case.placement
+    known = promises(case)
+    owners = [name for name, state in known.items() if state.granted and _counts(state, placement)]
+    if len(owners) > 1:
+        return Refusal(
+            reason="GrantedTwice",
+            message=f"{', '.join(owners)} all keep the VM as theirs (after a restore, or a status edited by hand); "
+            "compare with xl list on each, stop the wrong ones, and have their agents forget it",
+        )
+    if not owners:
+        return case
+    (name,) = owners
+    epoch = known[name].epoch
+    if placement is not None and (name, epoch) == (placement.node, placement.epoch):
+        return case
+    if placement is not None and epoch == placement.epoch:
+        return Refusal(
+            reason="GrantedElsewhere",
+            message=f"{name} keeps the VM as its own at epoch {epoch}, but status.placement says {placement.node}; "
+            "compare with xl list on both, then correct the status (kubectl edit --subresource=status)",
+        )
+    return case.planned(placement=Placement(node=name, epoch=epoch))
+
+
+def _counts(state: VmState, placement: Placement | None) -> bool:
+    return placement is None or state.epoch >= placement.epoch
+
+
+def given_away(case: VmCase) -> bool:
+    """Did the placement's host give its epoch away, so that it may not run the VM at it any more?"""
+    here, placement = case.here, case.placement
+    return here is not None and placement is not None and not here.granted and here.epoch >= placement.epoch
+
+
+def taken_back(case: VmCase) -> Placement | Refusal:
+    """A new epoch for the same host, after it gave the VM away and nobody took it: seen, not assumed."""
+    assert case.placement is not None
+    home = case.placement.node
+    silent = [name for name in case.members or tuple(case.world.objects.hosts()) if case.host(name).live is None]
+    if silent:
+        return Refusal(
+            reason="AgentUnreachable",
+            message=f"{home} gave the VM away, and {', '.join(silent)}, which may have taken it, does not answer",
+        )
+    return Placement(node=home, epoch=highest_epoch(case) + 1)

@@ -1,0 +1,228 @@
+"""Decisions about a DrbdVolume on its way from nothing to UpToDate/UpToDate: placed once, forced once, written once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.protocol import OperationState, Refusal
+from controller.api.drbdvolume import (
+    ContentStatus,
+    DeviceStatus,
+    DrbdVolumeStatus,
+    InitialSyncStatus,
+    LogicalVolumeStatus,
+)
+from controller.domain.actions import FINALIZER, Decision, Event, PutVolume, refusal_of
+from controller.domain.conditions import seconds, timestamp
+from controller.domain.engine import blocked, position, refusals
+from controller.domain.placement import claimed_by_another, place_volume
+from controller.domain.plans.create_volume import CREATE_VOLUME
+from controller.domain.volume_case import PORT_BASE, VolumeCase, created, initial_sync_id
+from controller.domain.volume_keeping import keep
+from controller.domain.volume_report import Finalizer, operation_record, report
+from controller.domain.volume_status import observed
+
+FIRST_RETRY, LAST_RETRY = 15.0, 600.0
+"""Seconds before an operation that failed is asked for again: doubled each time."""
+
+
+def create(case: VolumeCase) -> Decision:
+    volume = case.volume
+    finalizer: Finalizer = None if FINALIZER in volume.metadata.finalizers else "add"
+    placed = _placed(case)
+    if isinstance(placed, Refusal):
+        return report(case, case.volume.status, stalled=placed, phase="Stalled", finalizer=finalizer)
+    if placed != volume.status:
+        case = case.planned(placed)
+    why_not = refusals(CREATE_VOLUME, case)
+    if why_not:
+        # Not stalled: an agent that starts, or a node that is applied, lets it go on by itself.
+        reason = blocked(CREATE_VOLUME.title, why_not)
+        terminal = reason.reason not in ("AgentUnreachable", "NodeNotFound", "VolumeGroupUnknown")
+        return report(case, observed(case), stalled=reason if terminal else None, progress=reason, finalizer=finalizer)
+    return _advance(case, finalizer)
+
+
+def _placed(case: VolumeCase) -> DrbdVolumeStatus | Refusal:
+    """Status with members and device decided, or why they cannot be."""
+    status, spec = case.volume.status, case.volume.spec
+    taken = claimed_by_another(case)
+    if taken is not None:
+        return taken
+    if not status.nodes:
+        nodes = spec.nodes or place_volume(case.world, case.volume)
+        if isinstance(nodes, Refusal):
+            return nodes
+        status = status.model_copy(update={"nodes": nodes})
+    device = _device(case, status)
+    if isinstance(device, Refusal):
+        return device
+    return status.model_copy(
+        update={
+            "device": device,
+            "resource": case.resource,
+            "logical_volume": LogicalVolumeStatus(
+                group=spec.logical_volume.group, name=case.volume.logical_volume_name
+            ),
+        }
+    )
+
+
+def _device(case: VolumeCase, status: DrbdVolumeStatus) -> DeviceStatus | Refusal:
+    """Minor and port: declared, decided before, or the lowest that nothing here or on the members has.
+
+    Two controllers may choose the same; each member's agent gives it to one of them only, and the other one, which
+    made nothing yet, chooses again.
+    """
+    objects, spec = case.world.objects, case.volume.spec.device
+    members = [objects.host(name) for name in status.nodes]
+    clashes = [
+        r for r in case.refused if isinstance(r.request, PutVolume) and r.refusal.reason in ("MinorTaken", "PortTaken")
+    ]
+    nothing_made = all(v.logical_volume is None for v in case.known)
+    if status.device and not (clashes and nothing_made and None in (spec.minor, spec.port)):
+        if clashes:
+            return clashes[0].refusal
+        return status.device
+    minors = set(objects.used_minors())
+    ports = set(objects.used_ports())
+    if status.device and clashes:
+        minors.add(status.device.minor)
+        ports.add(status.device.port)
+    for host in members:
+        live = host.live
+        for view in live.volumes.values() if live else ():
+            if view.uid != case.uid:
+                minors.add(-1 if view.minor is None else view.minor)
+                ports.add(-1 if view.port is None else view.port)
+    if spec.minor is not None:
+        minor = spec.minor
+    else:
+        minor = next(m for m in range(1, 1 << 20) if m not in minors and (spec.port or PORT_BASE + m not in ports))
+    port = spec.port or PORT_BASE + minor
+    if not spec.port and port in ports:
+        port = next(p for p in range(PORT_BASE + 1, 1 << 16) if p not in ports)
+    return DeviceStatus(minor=minor, port=port)
+
+
+def _advance(case: VolumeCase, finalizer: Finalizer) -> Decision:
+    """Run the plan: write the intents that its next step needs, then send its requests."""
+    if case.volume.status.initial_sync is None:
+        case = _found_again(case)
+    at = position(CREATE_VOLUME, case)
+    status, events = observed(case), []
+    intent = status.initial_sync
+    if at.step == "ForcePrimary" and intent is None and case.fresh_everywhere() is None:
+        status = status.model_copy(update={"initial_sync": _sync_intent(case)})
+        if case.volume.spec.content is not None and status.content is None:
+            # The next step's intent in the same write; it is acted on only when that step has come.
+            status = status.model_copy(update={"content": _first_content_intent(case)})
+        events.append(Event("Normal", "SyncStarted", f"{case.first_source()} is the source of the first sync"))
+    if at.step == "ForcePrimary":
+        problem, status = _force_problem(case, status)
+        if problem is not None:
+            return report(case, status, stalled=problem, finalizer=finalizer)
+    if at.step == "WriteContent":
+        content = _content_intent(case)
+        if isinstance(content, Refusal):
+            return report(case, status, stalled=content, finalizer=finalizer)
+        status = status.model_copy(update={"content": content})
+    if intent and not intent.completed and at.step in ("Demote", None):
+        status = status.model_copy(update={"initial_sync": intent.model_copy(update={"completed": True})})
+        events.append(Event("Normal", "Synchronised", f"{' and '.join(case.nodes)} are UpToDate"))
+    case = case.planned(status)
+    if created(status, case.volume):
+        decision = keep(case)
+        return _with(decision, events, finalizer)
+    at = position(CREATE_VOLUME, case)
+    no = refusal_of(at.requests, case.refused)
+    progress = no or Refusal(reason=at.step or "Done", message=at.message)
+    status = status.model_copy(
+        update={"operation": operation_record(case, CREATE_VOLUME, at.step or "Done", at.message)}
+    )
+    return report(
+        case,
+        status,
+        stalled=no,
+        progress=progress,
+        phase="Syncing" if at.step in ("Synchronise", "Demote") else "Creating",
+        requests=at.requests,
+        events=tuple(events),
+        finalizer=finalizer,
+    )
+
+
+def _sync_intent(case: VolumeCase) -> InitialSyncStatus:
+    return InitialSyncStatus(
+        node=case.first_source(), operation=initial_sync_id(case.uid), started_at=timestamp(case.world.now)
+    )
+
+
+def _found_again(case: VolumeCase) -> VolumeCase:
+    """The status was lost (restored without it): a replica that was forced once says which was the source."""
+    forced = [node for node in case.nodes if (view := case.view(node)) and view.forced]
+    if len(forced) != 1 or not case.everywhere():
+        return case
+    intent = InitialSyncStatus(
+        node=forced[0], operation=initial_sync_id(case.uid), completed=case.up_to_date(), started_at=None
+    )
+    return case.planned(case.volume.status.model_copy(update={"initial_sync": intent}))
+
+
+def _force_problem(case: VolumeCase, status: DrbdVolumeStatus) -> tuple[Refusal | None, DrbdVolumeStatus]:
+    """What a person must look at before the first sync, and the status with the id of the next attempt, if one is due.
+
+    The node never changes; the agent itself refuses to force what was forced under another id.
+    """
+    intent = status.initial_sync
+    done = case.operation(intent.operation) if intent else None
+    if intent is not None and (done is None or done.outcome in (None, "Succeeded")):
+        return None, status
+    not_fresh = case.fresh_everywhere()
+    if not_fresh is not None and not_fresh.reason == "NotFresh":
+        return not_fresh, status
+    if intent is None or done is None:
+        return None, status
+    attempt = _attempt(intent.operation, initial_sync_id(case.uid))
+    if not _again(case, done, attempt):
+        return done.refusal or Refusal(reason="ForceFailed", message="the first promotion failed"), status
+    operation = f"{initial_sync_id(case.uid)}-{attempt + 1}"
+    return None, status.model_copy(update={"initial_sync": intent.model_copy(update={"operation": operation})})
+
+
+def _attempt(operation: str, stem: str) -> int:
+    number = operation.removeprefix(stem).removeprefix("-")
+    return int(number) if number.isdigit() else 1
+
+
+def _again(case: VolumeCase, done: OperationState, attempt: int) -> bool:
+    """Has an operation that failed waited long enough?"""
+    pause = min(FIRST_RETRY * 2 ** min(attempt, 10), LAST_RETRY)
+    return done.finished_at is None or case.world.now >= seconds(done.finished_at) + pause
+
+
+def _first_content_intent(case: VolumeCase) -> ContentStatus:
+    return ContentStatus(state="Writing", node=case.first_source(), operation=f"content-{case.uid[:36].lower()}-1")
+
+
+def _content_intent(case: VolumeCase) -> ContentStatus | Refusal:
+    """Who writes the content, by which operation; after a failure the next attempt has an id of its own."""
+    old, node = case.volume.status.content, case.first_source()
+    view = case.view(node)
+    if view is not None and view.content == "written":
+        base = old or ContentStatus(node=node)
+        return base.model_copy(update={"state": "Written", "detail": view.content_detail})
+    if old is None or old.operation is None:
+        return _first_content_intent(case)
+    done = case.operation(old.operation)
+    if done is None or done.outcome is None or done.outcome == "Succeeded":
+        return old
+    ended = done.refusal or Refusal(reason="ContentFailed", message="writing the content failed")
+    stem, _, attempt = old.operation.rpartition("-")
+    if not _again(case, done, int(attempt)):
+        return ended
+    return old.model_copy(update={"operation": f"{stem}-{int(attempt) + 1}"})
+
+
+def _with(decision: Decision, events: list[Event], finalizer: Finalizer) -> Decision:
+    return replace(decision, events=(*events, *decision.events), finalizer=finalizer or decision.finalizer)

@@ -1,0 +1,113 @@
+"""Decisions about a DrbdVolume that was created: both members up, Secondary where nobody needs it, its trouble told."""
+
+from __future__ import annotations
+
+from agent.protocol import Refusal, VolumeState
+from controller.domain.actions import FINALIZER, Decision, Event, PutVolume, refusal_of
+from controller.domain.volume_case import VolumeCase
+from controller.domain.volume_report import Finalizer, conditions_of, decided
+from controller.domain.volume_status import COPYING, observed
+from controller.domain.world import HostView
+
+
+def keep(case: VolumeCase) -> Decision:
+    """Created: keep both members up, Secondary where nobody needs it; report what is not as it should be."""
+    status = observed(case).model_copy(update={"operation": None})
+    conditions = conditions_of(case)
+    requests = tuple(put for host in case.hosts if (put := _due(case, host)) is not None)
+    no = refusal_of(requests, case.refused)
+    trouble = _trouble(case, no)
+    phase = "Ready"
+    if trouble is None:
+        where = f"Primary on {status.primary}" if status.primary else "Secondary on both"
+        conditions.ready("UpToDate", f"{status.disk_state}, {where}")
+    else:
+        usable = any(view.disk == "UpToDate" for view in case.known)
+        conditions.set("Degraded", "True", trouble.reason, trouble.message)
+        if usable:
+            conditions.ready("Degraded", trouble.message)
+        elif case.known:
+            conditions.stalled(trouble.reason, trouble.message)
+        else:
+            conditions.unknown(trouble.reason, trouble.message)
+        phase = "Syncing" if status.sync else "Degraded"
+    if no is not None:
+        conditions.set("Reconciling", "True", no.reason, no.message)
+    events: list[Event] = []
+    was_degraded = any(c.type == "Degraded" and c.status == "True" for c in case.before.conditions)
+    if trouble and not was_degraded:
+        events.append(Event("Warning", trouble.reason, trouble.message))
+    if not trouble and was_degraded:
+        events.append(Event("Normal", "Redundant", f"{' and '.join(case.nodes)} are UpToDate again"))
+    status = status.model_copy(update={"phase": phase})
+    finalizer: Finalizer = None if FINALIZER in case.volume.metadata.finalizers else "add"
+    return decided(case, status, conditions, requests, tuple(events), finalizer, bool(trouble or no))
+
+
+def _due(case: VolumeCase, host: HostView) -> PutVolume | None:
+    """What one member is asked: to bring it up, to give up a role that nobody needs, to take changed settings."""
+    view = case.view(host.name)
+    if host.live is None or view is None or not case.describable():
+        return None
+    if not view.configured:
+        return case.put(host.name)
+    if case.busy_with_migration() or view.role == "Unknown":
+        return None
+    if view.role == "Primary" and host.name != case.wanted_primary() and not view.used_by and _sees_peer(view):
+        return case.put(host.name)
+    wish = case.desired(host.name, "Up", view.role)
+    return PutVolume(host.name, wish) if view.options and view.options != wish.options else None
+
+
+def _sees_peer(view: VolumeState) -> bool:
+    """Alone, a Primary stays what it is: to promote it again would take proof that its peer has nothing newer."""
+    return view.peer is not None and view.peer.connection == "Connected"
+
+
+def _trouble(case: VolumeCase, no: Refusal | None) -> Refusal | None:
+    """Why the volume is not redundant now, with what an agent ran into; None when it is UpToDate/UpToDate."""
+    trouble = _not_redundant(case)
+    cause = no or next((view.problem for view in case.known if view.problem is not None), None)
+    if trouble is None or cause is None:
+        return trouble
+    return Refusal(reason=trouble.reason, message=f"{trouble.message}: {cause.message}")
+
+
+def _not_redundant(case: VolumeCase) -> Refusal | None:
+    """What is seen of it, worst first."""
+    if not case.known:
+        return Refusal(
+            reason="AgentUnreachable",
+            message="no member's agent answers: " + "; ".join(f"{h.name}: {h.error}" for h in case.silent),
+        )
+    for host in case.hosts:
+        if host.node is None:
+            return Refusal(reason="NodeNotFound", message=f"there is no XenNode {host.name}; apply it again")
+        if host.live is not None and case.view(host.name) is None:
+            return Refusal(
+                reason="ReplicaMissing", message=f"{host.name} no longer has the replica; nothing was made anew"
+            )
+    for node in case.nodes:
+        view = case.view(node)
+        if view is None:
+            continue
+        peer = view.peer
+        if view.suspended != "no":
+            return Refusal(reason="Suspended", message=f"IO on {node} is frozen ({view.suspended})")
+        if peer is not None and peer.connection == "StandAlone":
+            return Refusal(
+                reason="StandAlone",
+                message=f"{node} dropped the connection (split brain, or a refused handshake: see dmesg there)",
+            )
+        if peer is None or peer.connection != "Connected":
+            how = peer.connection if peer else "not configured"
+            return Refusal(
+                reason="Disconnected", message=f"{node} is not connected to its peer ({how}); disk:{view.disk}"
+            )
+        if peer.replication in COPYING:
+            return Refusal(
+                reason="Resynchronising", message=f"{node}: {peer.replication}, disk:{view.disk}/{peer.disk}"
+            )
+    if not case.up_to_date():
+        return Refusal(reason="NotUpToDate", message=f"disk states are {observed(case).disk_state}")
+    return None

@@ -1,0 +1,159 @@
+"""Volumes (and what hangs on them) that a decision must lead out of their trouble, or say what a person must do."""
+
+from __future__ import annotations
+
+from agent.protocol import LogicalVolumeState, OperationState, Refusal
+from controller.domain.actions import Operate, PutVolume
+from tests.unit.domain.worlds import (
+    FRESH,
+    SHAOLIN_DISK,
+    VM_UID,
+    VOLUME_UID,
+    asked,
+    begun,
+    conditions,
+    howto,
+    peer,
+    vm_state,
+    volume_state,
+)
+
+# --- volumes ---------------------------------------------
+
+
+def test_a_vm_says_which_xennode_its_volume_lacks():
+    worlds = howto(created=True)
+    worlds.cache.remove_key(("XenNode", "", "mk2"), "cccccccc-0000-4000-8000-000000000002")
+    decision = worlds.decide_vm()
+    assert decision.requests == ()
+    assert "mk2" in conditions(decision)["Ready"].message
+
+
+def forcing(**update):
+    worlds = howto()
+    worlds.commit("DrbdVolume", "vm-shaolin", worlds.decide_volume())
+    for host in ("mk1", "mk2"):
+        worlds.tell(host, volumes={"vm_shaolin": volume_state(**FRESH)})
+    decision = worlds.decide_volume()
+    worlds.commit("DrbdVolume", "vm-shaolin", decision)
+    (force,) = asked(decision, Operate)
+    base = OperationState(
+        id=force.body.id, kind="initial-sync", subject="vm_shaolin", subject_uid=VOLUME_UID, phase="Forcing",
+        started_at="2027-01-15T08:00:00Z", finished_at="2027-01-15T08:00:01Z", outcome="Failed",
+        refusal=Refusal(reason="TimedOut", message="drbdadm primary took too long"),
+    )  # fmt: skip
+    worlds.tell("mk1", operations={force.body.id: base.model_copy(update=update)})
+    return worlds, force
+
+
+def test_a_first_sync_that_failed_is_told_and_asked_again_of_the_same_host_under_another_id():
+    """A repeated id joins the operation that has ended: nothing would happen for ever."""
+    worlds, force = forcing()
+    decision = worlds.decide_volume()
+    assert "took too long" in conditions(decision)["Stalled"].message
+    worlds.commit("DrbdVolume", "vm-shaolin", decision)
+    worlds.now += 60
+    decision = worlds.decide_volume()
+    (again,) = asked(decision, Operate)
+    assert again.host == force.host == decision.status.initial_sync.node
+    assert again.body.id != force.body.id
+    assert decision.status.initial_sync.operation == again.body.id
+
+
+def test_a_first_sync_that_took_effect_although_it_failed_is_not_asked_again():
+    worlds, _ = forcing()
+    worlds.now += 60
+    syncing = volume_state(role="Primary", peer=peer(disk="Inconsistent", replication="SyncSource"))
+    worlds.tell("mk1", volumes={"vm_shaolin": syncing})
+    decision = worlds.decide_volume()
+    assert asked(decision, Operate) == []
+    assert decision.status.phase == "Syncing"
+
+
+def test_a_volume_whose_status_was_lost_is_found_again_by_its_replicas():
+    worlds = howto(created=True)
+    worlds.set_status("DrbdVolume", "vm-shaolin", {"observedGeneration": -1})
+    decision = worlds.decide_volume()
+    assert decision.status.initial_sync.completed
+    assert decision.status.initial_sync.node == "mk1"
+    assert asked(decision, Operate) == []
+
+
+def test_replicas_with_data_that_were_never_synchronised_ask_for_a_person():
+    worlds = howto()
+    worlds.commit("DrbdVolume", "vm-shaolin", worlds.decide_volume())
+    for host in ("mk1", "mk2"):
+        worlds.tell(
+            host,
+            volumes={"vm_shaolin": volume_state(disk="Inconsistent", forced=False, peer=peer(disk="Inconsistent"))},
+        )
+    assert conditions(worlds.decide_volume())["Stalled"].reason == "NotFresh"
+
+
+def test_a_role_that_cannot_be_read_asks_for_nothing():
+    worlds = howto(created=True)
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Unknown", options="A 1M md5")})
+    assert [r.host for r in asked(worlds.decide_volume(), PutVolume)] == []
+
+
+# --- names and settings ---------------------------------------------
+
+
+EXTERNAL = {**SHAOLIN_DISK, "metaDisk": {"type": "External", "group": "vg0"}}
+
+
+def test_the_metadatas_logical_volume_collides_with_another_volumes_data():
+    worlds = howto()
+    worlds.apply(
+        "DrbdVolume", "meta", {**EXTERNAL, "logicalVolume": {"group": "vg0", "name": "vm_shaolin_meta"},
+                               "metaDisk": {"type": "Internal"}, "resource": "meta", "device": {}},
+        uid="dddddddd-0000-4000-8000-00000000000a", creationTimestamp="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    worlds.apply("DrbdVolume", "vm-shaolin", EXTERNAL, uid=VOLUME_UID)
+    stalled = conditions(worlds.decide_volume())["Stalled"]
+    assert stalled.reason == "LogicalVolumeTaken"
+    assert "default/meta" in stalled.message
+    assert "vg0/vm_shaolin_meta" in stalled.message
+
+
+def test_the_metadatas_logical_volume_collides_with_an_unmanaged_one():
+    worlds = howto()
+    worlds.apply("DrbdVolume", "vm-shaolin", EXTERNAL, uid=VOLUME_UID)
+    byhand = LogicalVolumeState(group="vg0", name="vm_shaolin_meta", size=4 << 20)
+    worlds.tell("mk2", logical_volumes={"vg0/vm_shaolin_meta": byhand})
+    decision = worlds.decide_volume()
+    stalled = conditions(decision)["Stalled"]
+    assert stalled.reason == "LogicalVolumeTaken"
+    assert "mk2" in stalled.message
+    assert decision.requests == ()
+
+
+def test_the_metadatas_volume_group_must_be_there():
+    worlds = howto()
+    worlds.apply("DrbdVolume", "vm-shaolin", {**EXTERNAL, "metaDisk": {"type": "External", "group": "vgmeta"}},
+                 uid=VOLUME_UID)  # fmt: skip
+    assert "vgmeta" in conditions(worlds.decide_volume())["Stalled"].message
+
+
+def test_a_changed_replication_address_reaches_both_hosts_but_never_in_mid_migration():
+    worlds = howto(running=True)
+    assert worlds.decide_volume().requests == ()
+    worlds.edit("XenNode", "mk2", replication={"address": "10.1.0.82"})
+    puts = asked(worlds.decide_volume(), PutVolume)
+    assert [(r.host, r.body.role) for r in puts] == [("mk1", "Primary"), ("mk2", "Secondary")]
+    assert [m.address for m in puts[0].body.members] == ["10.0.0.81", "10.1.0.82"]
+    worlds, _ = begun()
+    worlds.edit("XenNode", "mk2", replication={"address": "10.1.0.82"})
+    assert worlds.decide_volume().requests == ()
+
+
+def test_a_guest_that_does_not_have_what_its_spec_says_is_told_of():
+    worlds = howto(running=True)
+    worlds.tell("mk1", vms={VM_UID: vm_state(started=worlds.desired_config())})
+    assert "RestartNeeded" not in conditions(worlds.decide_vm())
+    worlds.edit("XenVM", "shaolin", memory="1Gi", vcpus=2)
+    needed = conditions(worlds.decide_vm())["RestartNeeded"]
+    assert needed.status == "True"
+    for part in ("512", "1024", "vcpus"):
+        assert part in needed.message
+    assert conditions(worlds.decide_vm())["Ready"].status == "True"
