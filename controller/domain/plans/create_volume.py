@@ -112,6 +112,10 @@ def _write_content(case: VolumeCase) -> tuple[Request, ...]:
     intent, content = case.volume.status.content, case.volume.spec.content
     if intent is None or intent.node is None or intent.operation is None or content is None:
         return ()
+    view = case.view(intent.node)
+    if view is not None and view.role == "Secondary":
+        # The source restarted after it was forced: it comes back Secondary, and UpToDate is promoted without force.
+        return (case.put(intent.node, "Up", "Primary"),)
     image = content.image
     body = WriteContent(
         resource=case.resource,

@@ -176,6 +176,17 @@ def test_content_is_written_once_by_the_source_and_retried_under_another_id_only
     assert worlds.decide_volume().status.content.state == "Written"
 
 
+def test_a_source_that_restarted_before_its_content_was_written_is_promoted_again_without_force():
+    worlds = howto(created=True)
+    worlds.edit("DrbdVolume", "vm-shaolin", content={"filesystem": "ext4"})
+    status = worlds.status("DrbdVolume", "vm-shaolin")
+    sync = {**status["initialSync"], "completed": False}
+    worlds.set_status("DrbdVolume", "vm-shaolin", {**status, "initialSync": sync})
+    (promote,) = worlds.decide_volume().requests
+    assert isinstance(promote, PutVolume)
+    assert (promote.host, promote.body.role) == ("mk1", "Primary")
+
+
 def test_a_volume_in_use_is_not_deleted_and_says_who_uses_it():
     worlds = howto(running=True)
     worlds.delete("DrbdVolume", "vm-shaolin")
