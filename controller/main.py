@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import signal
 import ssl
 import sys
@@ -14,6 +15,7 @@ import click
 PKI = Path("/etc/xentandem/pki")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NAMESPACE = "xentandem-system"
+TLS_BUFFER = 32 * 1024
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -86,6 +88,8 @@ def main(
     from controller.runtime.lease import unique_identity
 
     logs.configure(log_format, log_level)
+    # asyncio gives each TLS connection a zeroed buffer of 256 KiB to read into; there may be hundreds of them.
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER
     tls = ClientTls(tls_cert, tls_key, tls_ca)
     try:
         tls.context()

@@ -51,7 +51,7 @@ REQUEST_SECONDS = 30.0
 VOLUME_SECONDS = 90.0  # lvcreate, metadata, drbdadm: each has its own limit in the agent
 DOMAIN_SECONDS = 60.0
 SILENCE_SECONDS = 25.0  # two heartbeats of the watch and a half
-CONNECTIONS = 48  # to one agent at a time
+CONNECTIONS = 16  # to one agent at a time
 LINE_LIMIT = 256 * 1024 * 1024  # bytes of one line of the watch: a snapshot of a very large host
 RELOAD_SECONDS = 30.0
 
