@@ -89,6 +89,7 @@ class Volumes:
     async def put(self, resource: str, desired: VolumeDesired) -> VolumeState:
         """Make it so. Raises Refused with what stands against it; VolumeState.problem says the same afterwards."""
         async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, desired.uid):
+            self._leave_role_to_migration(resource, desired)
             record = await self._reserve(resource, desired)
             if record.desired.role == "Secondary":  # first: a role is given up although the disk has failed
                 await self._demote(resource, record)
@@ -112,6 +113,22 @@ class Volumes:
         record = self.owned(resource, uid)
         if not record.used:
             self.save(resource, record, used=True)
+
+    def _leave_role_to_migration(self, resource: str, desired: VolumeDesired) -> None:
+        """While a guest that has this disk moves, the move alone changes its role: no late wish takes it back."""
+        known = self._records.get(resource)
+        if known is None or known.desired.role == desired.role:
+            return
+        for operation in self._context.operations.running():
+            body = operation.request.body
+            if body.kind not in ("migrate-send", "migrate-receive"):
+                continue
+            if any(disk.resource == resource for disk in body.domain.config.disks):
+                raise Refused(
+                    "Moving",
+                    f"{resource} is {known.desired.role} on {self._context.node} for operation {operation.id}"
+                    f" ({operation.phase}), which moves {body.domain.name}; wait for its end",
+                )
 
     # --- levels ---------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ async def test_there_and_back(running: Pair) -> None:
         assert here is not None
         assert there is not None
         assert (here.epoch, here.granted, here.status) == (epoch + 1, True, "running")
+        assert here.started == running.domain().config
         assert (there.epoch, there.granted, there.status) == (epoch + 1, False, "absent")
 
 
@@ -376,7 +377,10 @@ async def test_the_release_alone_is_not_enough(running: Pair, monkeypatch: pytes
         assert operation.phase in ("Receiving", "Received")
         assert running.vm("mk2") is None
     await refused("NotCancellable", running.cancel("mk2"))
+    await refused("Moving", running.at("mk2").volumes.put("vm_shaolin", running.volume("Primary")))
+    late = asyncio.ensure_future(running.at("mk1").volumes.put("vm_shaolin", running.volume("Primary")))
     gate.set()
+    await refused("Moving", late)
     await running.ended("mk2", "move", "Succeeded")
     await running.ended("mk1", "move", "Succeeded")
     await running.runs_only_on("mk2")
