@@ -121,9 +121,8 @@ def write(parts: dict[str, str], path: Path = DOCUMENT) -> None:
     text = path.read_text()
     for name, part in parts.items():
         begin, end = f"<!-- bench: {name} -->\n", f"<!-- end: {name} -->"
-        text, found = re.subn(
-            f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, new=begin + part + end: new, text, flags=re.DOTALL
-        )
+        new = (begin + part + end).replace("\\", "\\\\")  # taken as it is, not as a template
+        text, found = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", new, text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"{path} has {found} parts marked {begin.strip()}; it needs one")
     path.write_text(text)
