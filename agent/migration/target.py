@@ -247,6 +247,7 @@ class Receive:
         operation.enter("Unpausing")
         if domain.state == "Running":
             await insist(self._context, operation, lambda: self._unpause(domain), final=gone)
+            await self._show_running(domain)
         operation.enter("Done")
         await self._context.host.write_text(config_path(domain.name), xl_config.render(domain))
 
@@ -323,6 +324,12 @@ class Receive:
 
     async def _unpause(self, domain: DomainDesired) -> None:
         await self._context.xen.unpause(await self._domid(domain))
+
+    async def _show_running(self, domain: DomainDesired) -> None:
+        """Before the end is told: whoever sees it sees the guest run, not what was read while it was paused."""
+        with contextlib.suppress(DriverError, CommandTimedOut):
+            await self._context.observer.read_domains()
+        self._context.domains.wake(domain.uid)
 
     async def _domid(self, domain: DomainDesired) -> int:
         """Raises DriverError("DomainGone")."""

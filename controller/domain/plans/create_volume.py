@@ -85,7 +85,9 @@ def _forced(case: VolumeCase) -> bool:
     intent = case.volume.status.initial_sync
     if intent is None:
         return False
-    view = case.view(intent.node)
+    view, operation = case.view(intent.node), case.operation(intent.operation)
+    if operation is not None and operation.outcome is None:
+        return False  # its agent takes no other operation on the volume before this one has ended
     return intent.completed or (view is not None and view.forced and view.disk == "UpToDate")
 
 

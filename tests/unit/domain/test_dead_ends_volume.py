@@ -70,6 +70,16 @@ def test_a_first_sync_that_took_effect_although_it_failed_is_not_asked_again():
     assert decision.status.phase == "Syncing"
 
 
+def test_content_waits_until_the_operation_before_it_has_ended():
+    """An agent takes one operation on a volume at a time: a refusal would hold the next try back."""
+    worlds, _ = forcing(outcome=None, finished_at=None, refusal=None)
+    worlds.edit("DrbdVolume", "vm-shaolin", content={"filesystem": "ext4"})
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary", peer=peer(disk="Inconsistent"))})
+    assert asked(worlds.decide_volume(), Operate) == []
+    worlds.tell("mk1", operations={})
+    assert len(asked(worlds.decide_volume(), Operate)) == 1
+
+
 def test_a_volume_whose_status_was_lost_is_found_again_by_its_replicas():
     worlds = howto(created=True)
     worlds.set_status("DrbdVolume", "vm-shaolin", {"observedGeneration": -1})
