@@ -21,12 +21,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import devcluster
+import structlog
 import yaml
 from api_objects import Manifest
 
 from agent import pki
 from agent.core import TlsFiles
 from agent.daemon import Agent
+from agent.protocol import HostState
 from agent.simulation.cluster import Simulation
 from controller.agents.client import ClientTls
 from controller.api.common import ApiObject, condition
@@ -45,6 +47,16 @@ POLL_SECONDS = 0.05
 MERGE_PATCH = "application/merge-patch+json"
 KERNEL = "/boot/xenU/vmlinuz-2.6.16.49-xenU-r1"
 FINALIZERS_OFF = {"metadata": {"finalizers": []}}
+
+
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=True),
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def free_port() -> int:
@@ -166,7 +178,10 @@ class Scene:
 
     async def start_controller(self, *, wait: bool = True, **changes: Any) -> Controller:
         """`wait`: until it leads and looks at all objects. `changes`: of `Options`."""
-        controller = Controller(self.options(**changes))
+        return await self.adopt(Controller(self.options(**changes)), wait=wait)
+
+    async def adopt(self, controller: Controller, *, wait: bool = True) -> Controller:
+        """Run a controller that the test has made."""
         run = asyncio.create_task(controller.run())
         self.controllers.append(controller)
         self._runs[controller] = run
@@ -280,6 +295,18 @@ class Scene:
             if time.monotonic() > deadline:
                 raise AssertionError(self._told(f"not within {seconds:g} s: {what}", None))
             await asyncio.sleep(POLL_SECONDS)
+
+    async def until_agent(
+        self, name: str, condition: Callable[[HostState], bool], what: str, seconds: float = 60.0
+    ) -> None:
+        """For what an agent sees; noticed at once, also what lasts for milliseconds only."""
+        watch = self.agents[name].context.observer.watch
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition(watch.state):
+                    await watch.changed()
+        except TimeoutError:
+            raise AssertionError(self._told(f"{name} did not see within {seconds:g} s: {what}", None)) from None
 
     async def until_settled(self, quiet: float = 1.5, seconds: float = 60.0) -> None:
         """Until the newest controller has written nothing for a while and nothing waits to be looked at."""
