@@ -71,4 +71,10 @@ def taken_back(case: VmCase) -> Placement | Refusal:
             reason="AgentUnreachable",
             message=f"{home} gave the VM away, and {', '.join(silent)}, which may have taken it, does not answer",
         )
+    for name, host in case.world.objects.hosts().items():
+        if case.uid in host.moves_by_vm or case.is_here(name):
+            return Refusal(
+                reason="OperationOpen",
+                message=f"{home} gave the VM away, and {name} still has a part of the move or a domain of it",
+            )
     return Placement(node=home, epoch=highest_epoch(case) + 1)

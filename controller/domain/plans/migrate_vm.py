@@ -56,7 +56,7 @@ def _movable(move: Move) -> Refusal | None:
 def _disks_as_started(move: Move) -> Refusal | None:
     """What is handed over are the disks of the spec: they must be those of the domain."""
     missing = move.case.disks_missing()
-    if missing is not None:
+    if missing is not None and missing.reason == "VolumeNotFound":
         return missing
     started = move.case.started
     if started is None or set(started.disks) == set(move.case.config.disks):

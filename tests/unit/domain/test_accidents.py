@@ -76,6 +76,31 @@ def test_a_part_that_was_left_open_is_cancelled_when_its_host_is_back():
         assert [(c.host, c.operation) for c in cancels] == [("mk2", move)]
 
 
+def test_nothing_is_taken_back_while_the_target_could_still_take_it():
+    """The source gave epoch 2 away and failed then; the target, which was told, has not taken it yet."""
+    worlds, move = begun()
+    gone = vm_state(epoch=2, granted=False, status="absent", domid=None)
+    failed = operation_state(id=move, phase="HandOver", outcome="Failed")
+    received = operation_state(id=move, kind="migrate-receive", phase="Received")
+    worlds.set_status(
+        "XenVM",
+        "shaolin",
+        {
+            **worlds.status("XenVM", "shaolin"),
+            "migration": {**worlds.status("XenVM", "shaolin")["migration"], "outcome": "Failed"},
+        },
+    )
+    worlds.edit("XenVM", "shaolin", node="mk1")
+    worlds.tell("mk1", vms={VM_UID: gone}, domains={}, operations={move: failed})
+    worlds.tell("mk2", operations={move: received})
+    decision = worlds.decide_vm()
+    assert decision.status.placement.epoch == 1
+    assert [type(r) for r in decision.requests] == [Cancel]
+    worlds.tell("mk2", operations={}, vms={VM_UID: vm_state(epoch=2)}, domains={"5": domain_state(domid=5)})
+    worlds.edit("XenVM", "shaolin", node="mk2")
+    assert worlds.decide_vm().status.placement.node == "mk2"
+
+
 def test_an_old_copy_is_never_resumed_by_placing_the_vm_on_its_host():
     """An agent that waits with a received copy takes a PUT of a higher epoch as its permission to unpause it."""
     worlds, move = left_behind()
