@@ -7,12 +7,13 @@ migration of the VM runs it holds the VM's lock, and the worker stands still.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from agent.core import Context, Refused, within
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
+from agent.journal import JournalError
 from agent.preflight import preflight
 from agent.protocol import (
     DomainDesired,
@@ -81,7 +82,7 @@ class Domains:
         if record is not None and wanted == record and desired.state in ("Released", "Stopped"):
             return self._ring(uid, name)
         if desired.state == "Released":
-            async with _limited(self._context, uid):
+            async with _held(self._context, uid):
                 present = mine(uid, name, await self._context.observer.read_domains())
                 if present:
                     raise Refused("DomainPresent", f"{_listed(present)} is on {self._context.node}; it must go first")
@@ -100,7 +101,7 @@ class Domains:
         if removal.epoch < record.epoch:
             raise Refused("EpochTooOld", f"epoch {removal.epoch} is over: this host promised epoch {record.epoch}")
         self._no_operation(removal.uid, name)
-        async with _limited(self._context, removal.uid):
+        async with _held(self._context, removal.uid):
             self._no_operation(removal.uid, name)
             present = mine(removal.uid, name, await self._context.observer.read_domains())
             if present:
@@ -254,7 +255,11 @@ class Domains:
             try:
                 problem, pause = await self._advance(worker)
                 worker.failures = 0
-            except (DriverError, CommandTimedOut, Refused) as error:
+            except JournalError:
+                raise  # nothing can be promised any more: no VM is touched before the agent is started again
+            except Exception as error:
+                if not isinstance(error, Refused | DriverError | CommandTimedOut | OSError):
+                    log.error("defect", exc_info=error)
                 problem = _as_refusal(error)
                 pause = min(RETRY_MOST, RETRY_FIRST * 2.0**worker.failures)
                 worker.failures = min(worker.failures + 1, 10)
@@ -289,21 +294,18 @@ class Domains:
         return Refusal(reason="NoRest", message="the domain changes faster than the agent can follow"), RETRY_MOST
 
 
-class _limited:
+@asynccontextmanager
+async def _held(context: Context, uid: str) -> AsyncIterator[None]:
     """The VM's lock, waited for at most RELEASE_WAIT seconds. Raises Refused("Busy")."""
-
-    def __init__(self, context: Context, uid: str) -> None:
-        self._context, self._uid = context, uid
-        self._hold = context.locks.hold(domain_lock(uid))
-
-    async def __aenter__(self) -> None:
-        try:
-            await within(self._context.host, RELEASE_WAIT, self._hold.__aenter__())
-        except TimeoutError:
-            raise Refused("Busy", f"a change of this VM is under way on {self._context.node}; try again") from None
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._hold.__aexit__(None, None, None)
+    hold = context.locks.hold(domain_lock(uid))
+    try:
+        await within(context.host, RELEASE_WAIT, hold.__aenter__())
+    except TimeoutError:
+        raise Refused("Busy", f"a change of this VM is under way on {context.node}; try again") from None
+    try:
+        yield
+    finally:
+        await hold.__aexit__(None, None, None)
 
 
 async def _wait(context: Context, ring: Flag, seconds: float | None) -> None:
@@ -318,12 +320,15 @@ def _listed(domains: Sequence[DomainState]) -> str:
     return ", ".join(f"domain {one.name} (id {one.domid}, {one.flags})" for one in domains)
 
 
-def _as_refusal(error: DriverError | CommandTimedOut | Refused) -> Refusal:
-    if isinstance(error, Refused):
-        return error.refusal
-    if isinstance(error, DriverError):
-        return Refusal(reason=error.reason, message=error.message)
-    return Refusal(reason="TimedOut", message=str(error))
+def _as_refusal(error: Exception) -> Refusal:
+    match error:
+        case Refused():
+            return error.refusal
+        case DriverError():
+            return Refusal(reason=error.reason, message=error.message)
+        case CommandTimedOut():
+            return Refusal(reason="TimedOut", message=str(error))
+    return Refusal(reason="InternalError", message=f"{type(error).__name__}: {error}")
 
 
 def _arriving(desired: DomainDesired) -> VmState:

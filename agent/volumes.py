@@ -117,16 +117,16 @@ class Volumes:
     def _leave_role_to_migration(self, resource: str, desired: VolumeDesired) -> None:
         """While a guest that has this disk moves, the move alone changes its role: no late wish takes it back."""
         known = self._records.get(resource)
-        if known is None or known.desired.role == desired.role:
-            return
         for operation in self._context.operations.running():
             body = operation.request.body
             if body.kind not in ("migrate-send", "migrate-receive"):
                 continue
-            if any(disk.resource == resource for disk in body.domain.config.disks):
+            leaves = body.kind == "migrate-send" and bool(operation.notes.get("released"))
+            stays = known is None or (known.desired.role == desired.role and not (leaves and desired.role == "Primary"))
+            if not stays and any(disk.resource == resource for disk in body.domain.config.disks):
                 raise Refused(
                     "Moving",
-                    f"{resource} is {known.desired.role} on {self._context.node} for operation {operation.id}"
+                    f"the role of {resource} on {self._context.node} is the business of operation {operation.id}"
                     f" ({operation.phase}), which moves {body.domain.name}; wait for its end",
                 )
 

@@ -97,7 +97,8 @@ class Send:
 
     async def resume(self, operation: Operation) -> None:
         async with self._moving(operation) as live:
-            if operation.notes.get("released"):
+            if self._released(operation) or self._files.progress(operation.id).report == 0:
+                self._release(operation)  # it may have been cut off in the middle of it
                 await self._let_go(operation)
                 return
             if operation.notes.get("boot_id", self._context.boot_id) != self._context.boot_id:
@@ -125,7 +126,7 @@ class Send:
             "NotCancellable", f"{operation.state.subject} is being handed over; it can move back afterwards"
         )
         async with live.deciding:
-            if operation.notes.get("released") or not operation.running:
+            if self._released(operation) or not operation.running:
                 raise refused
             if operation.notes.get("unclear"):
                 live.cancelled.set()  # the controller knows that the target's copy is destroyed
@@ -212,12 +213,18 @@ class Send:
 
     def _release(self, operation: Operation) -> None:
         """This host never runs the VM at this epoch again: on disk before anything is done about it."""
+        if operation.notes.get("released"):
+            return
         domain = _body(operation.request).domain
-        ended = {"started_at": None, "stop_since": None, "restart_at": None}
-        self._store.update(domain.uid, epoch=domain.epoch + 1, granted=False, **ended)
+        if not self._released(operation):
+            ended = {"started_at": None, "stop_since": None, "restart_at": None}
+            self._store.update(domain.uid, epoch=domain.epoch + 1, granted=False, **ended)
         operation.enter("HandOver", cancellable=False, released=True)
-        for disk in domain.config.disks:
-            self._context.volumes.set_role(disk.resource, volume_uid(self._context, disk.resource), "Secondary")
+
+    def _released(self, operation: Operation) -> bool:
+        """The journal says that this host gave the VM away: only this operation can have done it while it runs."""
+        domain, record = _body(operation.request).domain, self._store.get(operation.state.subject_uid)
+        return record is not None and not record.granted and record.epoch > domain.epoch
 
     async def _let_go(self, operation: Operation) -> None:
         """Demote, tell the target, see every trace of the domain gone. Only forward from here, after a restart too."""
@@ -227,6 +234,8 @@ class Send:
             if operation.phase != "Demoted":
                 await insist(self._context, operation, lambda: self._demote(operation, domain, began))
                 operation.enter("Demoted")
+            for disk in domain.config.disks:
+                self._context.volumes.set_role(disk.resource, volume_uid(self._context, disk.resource), "Secondary")
             await self._end_xl(operation)
             await insist(self._context, operation, lambda: self._sweep(operation, domain))
             await tell

@@ -234,9 +234,12 @@ class Receive:
     async def _finish(self, operation: Operation) -> None:
         """From the arrived, paused copy to a running guest. Every step looks first whether it is done."""
         domain = _body(operation.request).domain
+        uids = {disk.resource: volume_uid(self._context, disk.resource) for disk in domain.config.disks}
         if operation.phase in ("Listening", "Receiving", "Received"):
             operation.enter("Received", cancellable=True)
             self._context.log(operation=operation.id, object=domain.name).info("the copy is here, paused")
+            for resource, uid in uids.items():
+                self._context.volumes.mark_used(resource, uid)
             await self._until_mine(operation, domain)
             self._take_over(operation, domain)
             operation.enter("Promoting", cancellable=False)
@@ -248,6 +251,8 @@ class Receive:
         if domain.state == "Running":
             await insist(self._context, operation, lambda: self._unpause(domain), final=gone)
             await self._show_running(domain)
+        for resource, uid in uids.items():
+            self._context.volumes.set_role(resource, uid, "Primary")
         operation.enter("Done")
         await self._context.host.write_text(config_path(domain.name), xl_config.render(domain))
 
@@ -289,7 +294,6 @@ class Receive:
     def _take_over(self, operation: Operation, domain: DomainDesired) -> None:
         """This host owns the VM from here on: in the journal before the first effect."""
         epoch = max(domain.epoch, int(operation.notes.get("granted_by_controller") or 0))
-        uids = {disk.resource: volume_uid(self._context, disk.resource) for disk in domain.config.disks}
         self._store.put(
             VmRecord(
                 desired=domain.model_copy(update={"epoch": epoch}),
@@ -301,9 +305,6 @@ class Receive:
                 started_at=self._context.host.now(),
             )
         )
-        for resource, uid in uids.items():
-            self._context.volumes.mark_used(resource, uid)
-            self._context.volumes.set_role(resource, uid, "Primary")
         self._context.domains.wake(domain.uid)
 
     async def _promote(self, domain: DomainDesired) -> None:
@@ -333,9 +334,9 @@ class Receive:
 
     async def _domid(self, domain: DomainDesired) -> int:
         """Raises DriverError("DomainGone")."""
-        known = self._context.observer.state.domains.values()
-        for one in (*known, *await own_domains(self._context, domain)):
-            if one.kind == "main" and one.uuid is not None and one.uuid.lower() == domain.uid.lower():
+        known = mine(domain.uid, domain.name, self._context.observer.state.domains.values())
+        for one in known or await own_domains(self._context, domain):
+            if one.kind == "main":
                 return one.domid
         raise DriverError("DomainGone", f"the copy of {domain.name} is not on {self._context.node} any more")
 

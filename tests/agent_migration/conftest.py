@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from agent.migration import target
 from agent.simulation.cluster import Simulation
 from tests.agent_migration.pair import Pair, relays
 
 
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+async def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
     """A volume, UpToDate on both, Primary on mk1; no VM. What the simulation saw must be without a violation."""
+    monkeypatch.setattr(target, "ENDING_LIMIT", 1.0)  # a receiver without a transport hangs: not waited for so long
     async with Simulation(tmp_path / "simulation", link_rate=400e6) as simulation:
         pair = Pair(simulation, tmp_path)
         try:

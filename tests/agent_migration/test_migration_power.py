@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agent.vm_store import VmStore
-from tests.agent_migration.pair import RESOURCE, Pair
+from tests.agent_migration.pair import LIMIT, RESOURCE, Pair
 from tests.agent_migration.vm_facts import UID
 
 PHASES = [
@@ -53,3 +55,15 @@ async def test_power_lost(running: Pair, lost: str, phase: str, side: str) -> No
     await running.ended(where, "again", "Succeeded")
     await running.ended(to, "again", "Succeeded")
     await running.runs_only_on(to)
+
+
+async def test_power_lost_with_the_report_in_hand(running: Pair) -> None:
+    """The report had passed, nothing was journalled: the copy on the target is whole, and nothing ran here since."""
+    running.hosts["mk1"].die_at_journal(lambda section, key, value: section == "vms", "before")
+    await running.move()
+    await asyncio.wait_for(running.hosts["mk1"].dead.wait(), LIMIT)
+    running.agents.pop("mk1")
+    await running.reboot("mk1")
+    await running.ended("mk1", "move", "Succeeded")
+    await running.ended("mk2", "move", "Succeeded")
+    await running.runs_only_on("mk2")
