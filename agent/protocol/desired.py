@@ -1,0 +1,198 @@
+"""What shall be: the bodies of the requests."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agent.protocol.base import RELOCATION_PORT, Name, OperationId, Refusal, Uid, Wire
+
+
+class HostDesired(Wire):
+    """What the XenNode's spec says of this host (the howto's xend-config.sxp among it)."""
+
+    term: int
+    volume_groups: tuple[Name, ...]
+    replication_address: str
+    relocation_enabled: bool = True
+    relocation_address: str = ""
+    relocation_port: int = RELOCATION_PORT
+    relocation_allow_from: tuple[str, ...] = ()  # node names; empty = every agent of the CA
+
+
+class Member(Wire):
+    node: str
+    address: str  # replication address, without port
+
+
+class VolumeDesired(Wire):
+    """What one DRBD resource shall be on this host. Idempotent; level by level, never downwards.
+
+    level Reserved: the names, minor and port are this uid's here (refused if anything else has them), nothing made.
+    level Provisioned: tagged LV, metadata where none is, configuration installed.
+    level Up: attached and connecting. `role` is honoured at level Up only.
+    """
+
+    term: int
+    uid: Uid
+    namespace: Name
+    name: Name
+    resource: Name
+    minor: Annotated[int, Field(ge=0, le=1048575)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    group: Name
+    logical_volume: Name
+    size: Annotated[int, Field(gt=0)]  # of the LV, bytes
+    metadata_group: Name | None = None  # external metadata: LV `<logical_volume>_meta` in this group
+    members: Annotated[tuple[Member, ...], Field(min_length=2, max_length=2)]
+    protocol: Literal["A", "B", "C"] = "C"
+    resync_rate: Annotated[str, Field(pattern=r"^[0-9]+[KMG]?$")] = "500M"  # bytes per second, drbd.conf's units
+    verify_alg: Name = "sha1"
+    level: Literal["Reserved", "Provisioned", "Up"] = "Up"
+    role: Literal["Primary", "Secondary"] = "Secondary"
+
+    @property
+    def options(self) -> str:
+        """What may change in the volume's life: "C 500M sha1 10.0.0.81 10.0.0.82" (the members' addresses)."""
+        addresses = (member.address for member in self.members)
+        return " ".join((self.protocol, self.resync_rate, self.verify_alg, *addresses))
+
+
+class VolumeRemoval(Wire):
+    """Down, then: Retain = the LV is renamed, tagged and kept; Delete = removed. Refused while a domain uses it."""
+
+    term: int
+    uid: Uid
+    policy: Literal["Retain", "Delete"]
+
+
+class DiskConfig(Wire):
+    resource: Name
+    minor: int
+    vdev: Annotated[str, Field(pattern=r"^(xvd|hd|sd)[a-z]{1,2}[0-9]{0,3}$")]
+    mode: Literal["r", "w"] = "w"
+
+
+class NetworkConfig(Wire):
+    bridge: Name
+    mac: Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+
+
+class DomainConfig(Wire):
+    """xl.cfg(5): what the guest is made of. Free text never holds quotes, control characters or newlines."""
+
+    type: Literal["pv", "pvh", "hvm"] = "pv"
+    memory_mib: Annotated[int, Field(gt=0)]
+    max_memory_mib: Annotated[int, Field(gt=0)]
+    vcpus: Annotated[int, Field(gt=0)] = 1
+    kernel: str | None = None
+    ramdisk: str | None = None
+    bootloader: str | None = None
+    cmdline: str = ""  # "root=/dev/hda1 ro ..." made from spec.root and spec.extra
+    disks: tuple[DiskConfig, ...] = ()
+    networks: tuple[NetworkConfig, ...] = ()
+
+
+class DomainDesired(Wire):
+    """What one VM shall be on this host.
+
+    Running, Paused: needs epoch >= the promised one; promises and grants it, then creates with the disks Primary and
+    UpToDate here. Stopped: clean shutdown, destroyed after `shutdown_grace_seconds`; keeps the grant.
+    Released: promises `epoch` to another host and gives up the grant; refused while a domain of it is here.
+    """
+
+    term: int
+    epoch: Annotated[int, Field(ge=1)]
+    uid: Uid
+    namespace: Name
+    name: Name  # the domain's name
+    state: Literal["Running", "Paused", "Stopped", "Released"]
+    run: int = 1
+    config: DomainConfig
+    on_poweroff: Literal["destroy", "restart", "preserve"] = "destroy"
+    on_reboot: Literal["destroy", "restart", "preserve"] = "restart"
+    on_crash: Literal["destroy", "restart", "preserve"] = "restart"
+    shutdown_grace_seconds: float = 60.0
+
+
+class DomainRemoval(Wire):
+    """Forget a VM that is stopped: its configuration and promises. Refused while a domain of it is here."""
+
+    term: int
+    uid: Uid
+    epoch: int
+
+
+class ImageSource(Wire):
+    path: str | None = None  # a file on the dom0
+    url: str | None = None  # https only
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class InitialSync(Wire):
+    """Force this host Primary once in the resource's life (drbdadm primary --force).
+
+    Only while both sides are Inconsistent, connected and fresh, and no member ever did it.
+    """
+
+    kind: Literal["initial-sync"] = "initial-sync"
+    resource: Name
+    uid: Uid
+
+
+class WriteContent(Wire):
+    """mkfs or an image, once, onto a volume that never had content; needs Primary here."""
+
+    kind: Literal["write-content"] = "write-content"
+    resource: Name
+    uid: Uid
+    filesystem: Literal["ext4", "xfs"] | None = None
+    image: ImageSource | None = None
+
+
+class MigrateSend(Wire):
+    """Source side of a live migration; `domain.epoch` is the one it runs at (e)."""
+
+    kind: Literal["migrate-send"] = "migrate-send"
+    domain: DomainDesired
+    target: Name
+    target_address: str
+    target_port: int = RELOCATION_PORT
+
+
+class MigrateReceive(Wire):
+    """Target side; `domain.epoch` is e+1, which becomes this host's when its DRBD sees the source Secondary."""
+
+    kind: Literal["migrate-receive"] = "migrate-receive"
+    domain: DomainDesired
+    source: Name
+
+
+OperationBody = Annotated[InitialSync | WriteContent | MigrateSend | MigrateReceive, Field(discriminator="kind")]
+
+
+class OperationRequest(Wire):
+    id: OperationId
+    term: int
+    body: OperationBody
+
+
+class OperationCancel(Wire):
+    """Stop an operation that can still be stopped without harm; `NotCancellable` after the hand-over began."""
+
+    term: int
+    uid: Uid
+
+
+class PreflightRequest(Wire):
+    """Would this VM run here (`target`), can it leave here (`source`)? Changes nothing."""
+
+    side: Literal["source", "target", "start"]
+    domain: DomainDesired
+
+
+class PreflightReport(Wire):
+    """Every reason at once; empty = nothing in the way."""
+
+    refusals: tuple[Refusal, ...] = ()
