@@ -137,7 +137,11 @@ def _pip(python: str) -> list[str]:
 
 
 def _run(argv: list[str], what: str) -> None:
-    completed = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    # A person's settings for pip count, but not those that would put packages elsewhere
+    environment = dict(os.environ, PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0", PYTHONNOUSERSITE="1")
+    completed = subprocess.run(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True, check=False
+    )
     if completed.returncode:
         tail = "\n".join(completed.stdout.splitlines()[-15:])
         raise NotReady(f"{what} (exit code {completed.returncode} of: {' '.join(argv)})\n{tail}")
