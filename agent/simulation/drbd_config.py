@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import posixpath
 import re
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -43,6 +45,18 @@ class ResourceConfig:
     options: dict[str, str] = field(default_factory=dict)
     handlers: dict[str, str] = field(default_factory=dict)
     hosts: dict[str, HostPart] = field(default_factory=dict)
+
+    @functools.cached_property
+    def claims(self) -> list[tuple[str, str]]:
+        """What nothing else may use, as drbdadm names it."""
+        claims = [("resource section", self.name)]
+        for host, part in self.hosts.items():
+            claims += [
+                ("device-minor", f"device-minor:{host}:{part.device}"),
+                ("disk", f"disk:{host}:{part.disk}"),
+                ("IP", f"{part.address}:{part.port}"),
+            ]
+        return claims
 
     def peer_of(self, host: str) -> str | None:
         return next((name for name in self.hosts if name != host), None)
@@ -133,35 +147,63 @@ class _Parser:
         return found
 
 
+@dataclass(frozen=True)
+class FileConfig:
+    """What one file says; the same text is read once only, and never changed."""
+
+    resources: tuple[ResourceConfig, ...]
+    common: tuple[ResourceConfig, ...]
+    includes: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=8192)
+def parse_file(path: str, text: str) -> FileConfig:
+    """Raises ConfigError."""
+    parser = _Parser(path, text)
+    resources, common, includes = [], [], []
+    while parser.more():
+        keyword = parser.next()
+        if keyword == "include":
+            includes.append(parser.word())
+            parser.expect(";")
+        elif keyword == "resource":
+            resources.append(_resource(parser))
+        elif keyword == "common":
+            common.append(_common(parser))
+        elif keyword in {"global", "template-file", "skip"}:
+            if keyword == "skip":
+                parser.word()
+            parser.skip()
+        else:
+            raise parser.expected("global | common | resource | skip | include", keyword)
+    return FileConfig(tuple(resources), tuple(common), tuple(includes))
+
+
+_whole: weakref.WeakKeyDictionary[VirtualFiles, tuple[int, list[ResourceConfig]]] = weakref.WeakKeyDictionary()
+
+
 def parse(files: VirtualFiles, main: str = MAIN, *, test: str | None = None, exclude: str = "") -> list[ResourceConfig]:
     """All resources that `main` and what it includes configure, checked together with the file `test`.
 
     Raises ConfigError, FileNotFoundError when `main` or `test` is not there.
     """
+    plain = main == MAIN and test is None and not exclude
+    if plain and (known := _whole.get(files)) is not None and known[0] == files.revision:
+        return known[1]
     resources: list[ResourceConfig] = []
     common = ResourceConfig("common", "", 0)
     waiting = [main, *([test] if test is not None else [])]
-    while waiting:
-        path = waiting.pop(0)
-        parser = _Parser(path, files.read(path))
-        while parser.more():
-            keyword = parser.next()
-            if keyword == "include":
-                pattern = parser.word()
-                parser.expect(";")
-                waiting += [found for found in _matching(files, path, pattern) if found != exclude]
-            elif keyword == "resource":
-                resources.append(_resource(parser))
-            elif keyword == "common":
-                _common(parser, common)
-            elif keyword in {"global", "template-file", "skip"}:
-                if keyword == "skip":
-                    parser.word()
-                parser.skip()
-            else:
-                raise parser.expected("global | common | resource | skip | include", keyword)
+    for path in waiting:
+        found = parse_file(path, files.read(path))
+        resources += found.resources
+        for part in found.common:
+            common = _with_common(common, part)
+        for pattern in found.includes:
+            waiting += [other for other in _matching(files, path, pattern) if other != exclude]
     merged = [_with_common(resource, common) for resource in resources]
     _check(merged)
+    if plain:
+        _whole[files] = (files.revision, merged)
     return merged
 
 
@@ -171,6 +213,8 @@ def _matching(files: VirtualFiles, path: str, pattern: str) -> list[str]:
 
 
 def _with_common(resource: ResourceConfig, common: ResourceConfig) -> ResourceConfig:
+    if not (common.net or common.disk or common.options or common.handlers):
+        return resource
     return replace(
         resource,
         net=common.net | resource.net,
@@ -180,10 +224,12 @@ def _with_common(resource: ResourceConfig, common: ResourceConfig) -> ResourceCo
     )
 
 
-def _common(parser: _Parser, common: ResourceConfig) -> None:
+def _common(parser: _Parser) -> ResourceConfig:
+    common = ResourceConfig("common", parser.path, parser.line)
     for keyword in parser.section():
         if not _options_section(parser, keyword, common):
             raise parser.expected("disk | net | syncer | startup | handlers | options", keyword)
+    return common
 
 
 def _options_section(parser: _Parser, keyword: str, into: ResourceConfig) -> bool:
@@ -295,14 +341,7 @@ def _check(resources: list[ResourceConfig]) -> None:
     complaints = ""
     for resource in resources:
         place = f"{resource.path}:{resource.line}"
-        claims = [("resource section", resource.name)]
-        for host, part in resource.hosts.items():
-            claims += [
-                ("device-minor", f"device-minor:{host}:{part.device}"),
-                ("disk", f"disk:{host}:{part.disk}"),
-                ("IP", f"{part.address}:{part.port}"),
-            ]
-        for what, key in claims:
+        for what, key in resource.claims:
             if key in used:
                 complaints += (
                     f"{place}: conflicting use of {what} '{key}' ...\n{used[key]}: {what} '{key}' first used here.\n"

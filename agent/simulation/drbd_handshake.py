@@ -42,6 +42,8 @@ async def settle(session: Session) -> None:
     """Compare generations and begin what follows. Also used when a disk is attached to a live connection."""
     first, second = session.first, session.second
     if not (_has_disk(first) and _has_disk(second)):
+        _check_exposed(first, second)
+        _check_exposed(second, first)
         _connected(session)
         return
     verdict = gi.compare(
@@ -70,6 +72,13 @@ async def settle(session: Session) -> None:
 
 def _has_disk(volume: Volume) -> bool:
     return disk_rank(volume.state.disk) >= disk_rank("Negotiating")
+
+
+def _check_exposed(volume: Volume, peer: Volume) -> None:
+    """A Primary that lost its disk goes on only with the data that it showed last."""
+    current = peer.block.generation.masked.current
+    if volume.primary and not _has_disk(volume) and _has_disk(peer) and volume.exposed != current:
+        raise Parting(f"Can only connect to data with current UUID={volume.exposed:016X}")
 
 
 def _check_options(first: Volume, second: Volume) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.simulation import drbd_metadata as md
 from agent.simulation.devices import os_error
-from agent.simulation.drbd_state import disk_rank, resyncing
+from agent.simulation.drbd_state import connected, disk_rank
 
 if TYPE_CHECKING:
     from agent.simulation.drbd_volume import Volume
@@ -22,13 +22,15 @@ def usable_disk(volume: Volume) -> bool:
 
 
 def replicates(volume: Volume) -> bool:
-    """The kernel's drbd_should_do_remote()."""
+    """The kernel's drbd_should_do_remote(). What a source does not send before its resync begins, its bitmap notes."""
     state = volume.state
-    if volume.session is None:
+    if volume.session is None or not connected(state.cs):
         return False
-    if resyncing(state.cs) or state.cs in {"VerifyS", "VerifyT"}:
-        return disk_rank(state.peer_disk) >= disk_rank("Inconsistent")
-    return state.cs == "Connected" and state.peer_disk == "UpToDate"
+    if state.peer_disk == "UpToDate":
+        return True
+    return disk_rank(state.peer_disk) >= disk_rank("Inconsistent") and state.cs not in {
+        "Connected", "StartingSyncS", "StartingSyncT", "WFBitMapS",
+    }  # fmt: skip
 
 
 async def write(volume: Volume, offset: int, data: bytes) -> None:
@@ -37,6 +39,7 @@ async def write(volume: Volume, offset: int, data: bytes) -> None:
     volume.in_flight += 1
     try:
         await simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+        await _data_accessible(volume)
         here = _write_here(volume, offset, data)
         if volume.net is not None and volume.net.value("protocol") == "A" and replicates(volume):
             simulation.tasks.start(_replicate(volume, offset, data), f"{volume.path} protocol A")
@@ -47,6 +50,19 @@ async def write(volume: Volume, offset: int, data: bytes) -> None:
             raise os_error(errno.EIO, volume.path)
     finally:
         volume.in_flight -= 1
+
+
+async def _data_accessible(volume: Volume) -> None:
+    """The kernel's may_do_writes(): without good data here or there, IO fails or waits (on-no-data-accessible)."""
+
+    def accessible() -> bool:
+        return "UpToDate" in {volume.state.disk, volume.state.peer_disk}
+
+    if volume.resource_options.get("on-no-data-accessible") == "suspend-io":
+        await volume.host.simulation.changed.wait_until(accessible)
+    elif not accessible():
+        volume.log("IO ERROR: neither local nor remote data")
+        raise os_error(errno.EIO, volume.path)
 
 
 async def _replicate(volume: Volume, offset: int, data: bytes) -> bool:
@@ -83,6 +99,10 @@ def _write_here(volume: Volume, offset: int, data: bytes) -> bool:
 def write_received(volume: Volume, offset: int, data: bytes) -> bool:
     """The peer's write arrives here; False when this side could not take it."""
     volume.counters.received += kib(len(data))
+    if usable_disk(volume) and disk_rank(volume.state.peer_disk) < disk_rank("Inconsistent"):
+        # This is the only disk: what the peer's will lack when it is back is to be known here
+        volume.activity(offset, len(data))
+        volume.mark(offset, len(data), out_of_sync=True)
     if not usable_disk(volume) or volume.backing is None:
         return False
     try:
@@ -114,8 +134,9 @@ async def read(volume: Volume, offset: int, length: int) -> bytes:
 
 
 def _good_here(volume: Volume, offset: int, length: int) -> bool:
-    if not usable_disk(volume) or volume.bitmap is None:
+    """The kernel's drbd_may_do_local_read()."""
+    if volume.state.disk == "UpToDate":
+        return True
+    if volume.state.disk != "Inconsistent" or volume.bitmap is None:
         return False
-    if volume.state.disk == "Inconsistent":
-        return not volume.bitmap.any(offset // md.BLOCK, -(-(offset + length) // md.BLOCK))
-    return True
+    return not volume.bitmap.any(offset // md.BLOCK, -(-(offset + length) // md.BLOCK))

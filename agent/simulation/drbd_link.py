@@ -137,6 +137,7 @@ class Session:
             good = peer.state.disk == "UpToDate" and peer.block.generation.bitmap == 0
             if good and (volume.primary or peer.primary):
                 peer.new_current_uuid()  # from now on the peer has data that this side lacks
+                volume.exposed = peer.exposed
 
     def tell_role(self, volume: Volume) -> None:
         self.peer(volume).change(peer_role=volume.state.role)

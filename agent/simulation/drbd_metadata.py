@@ -70,6 +70,10 @@ class SuperBlock:
         return ":".join([*words, *(str(int(self.flag(bit))) for bit in bits)])
 
 
+def _ones(data: bytes | bytearray) -> int:
+    return int.from_bytes(data, "little").bit_count()
+
+
 class Bitmap:
     """Which blocks differ, or may differ, from the peer's. Nothing set takes no memory."""
 
@@ -80,7 +84,7 @@ class Bitmap:
 
     def load(self, data: bytes) -> None:
         self._bits = bytearray(data[: -(-self.blocks // 8)]) if any(data) else None
-        self.count = sum(byte.bit_count() for byte in self._bits) if self._bits else 0
+        self.count = _ones(self._bits) if self._bits else 0
 
     def dump(self) -> bytes:
         return bytes(self._bits) if self._bits is not None else bytes(-(-self.blocks // 8))
@@ -112,7 +116,7 @@ class Bitmap:
         new = bits[begin:end]
         if new == old:
             return []
-        self.count += sum(b.bit_count() for b in new) - sum(b.bit_count() for b in old)
+        self.count += _ones(new) - _ones(old)
         if self.count == 0:
             self._bits = None
         return [(begin, end)]

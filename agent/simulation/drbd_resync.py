@@ -89,37 +89,47 @@ class Resync:
         return self._going
 
     async def _run(self) -> None:
-        source, target = self.source, self.target
-        source_role, target_role = source.state.role, target.state.role
-        target_disk = target.disk
-        if disk_rank(target_disk) > disk_rank("Outdated"):
-            target_disk = "Outdated"
-        shown = "Consistent" if disk_rank(target.disk) > disk_rank("Inconsistent") else target.disk
-        for end in (source, target):
-            end.state.al_suspended = False
-            end.thaw()
-        already = source.state.cs == "Connected" and target.state.cs == "Connected"
-        source_disk = "UpToDate" if disk_rank(source.disk) >= disk_rank("Outdated") else source.disk
-        source.change(disk=source_disk)
-        if already:  # the peer was told of our new state before
-            target.change(peer_role=source_role, peer_disk=source_disk)
-        begin = ("StartingSyncS", "StartingSyncT") if self._commanded else ("WFBitMapS", "WFBitMapT")
-        source.change(cs=begin[0], peer_role=target_role, peer_disk=shown)
-        target.change(cs=begin[1], peer_role=source_role, disk=target_disk, peer_disk=source_disk)
+        """A disk may fail at any change of state, because its super block is written then."""
+        if not self._going:
+            return
+        self._prepare()
         if not await self._pause():
             return
+        source, target = self.source, self.target
         target.change(cs="WFSyncUUID")
         await source.kernel.helper(source, "before-resync-source")
         if not await self._pause():
             return
         await target.kernel.helper(target, "before-resync-target")
-        if not self._going:
-            return
-        self._begin()
-        await self._copy()
+        if self._going and self._begin():
+            await self._copy()
 
-    def _begin(self) -> None:
-        """From here on the target is Inconsistent. Bitmaps and identifiers change in the same instant."""
+    def _prepare(self) -> None:
+        """Both know their part; bitmaps are about to be exchanged."""
+        source, target = self.source, self.target
+        source_role, target_role = source.state.role, target.state.role
+        consistent = disk_rank(target.disk) > disk_rank("Inconsistent")
+        target_disk = "Outdated" if disk_rank(target.disk) > disk_rank("Outdated") else target.disk
+        source_disk = "UpToDate" if disk_rank(source.disk) >= disk_rank("Outdated") else source.disk
+        for end in (source, target):
+            end.state.al_suspended = False
+            end.thaw()
+        known = source.state.cs == target.state.cs == "Connected"
+        if known:  # the peer was told of our new state before
+            target.change(peer_role=source_role, peer_disk=source_disk)
+        begin = ("StartingSyncS", "StartingSyncT") if self._commanded else ("WFBitMapS", "WFBitMapT")
+        # The target first: whatever becomes of the source's disk now, the target knows that it is not current
+        target.change(cs=begin[1], peer_role=source_role, disk=target_disk, peer_disk=source_disk)
+        if self._going:
+            source.change(disk=source_disk)
+        if self._going:
+            source.change(cs=begin[0], peer_role=target_role, peer_disk="Consistent" if consistent else target_disk)
+
+    def _begin(self) -> bool:
+        """From here on the target is Inconsistent. Bitmaps and identifiers change in the same instant.
+
+        False when a disk fails at that.
+        """
         source, target = self.source, self.target
         assert source.bitmap is not None
         assert target.bitmap is not None
@@ -131,13 +141,21 @@ class Resync:
         target.bitmap.merge(source.bitmap)
         for end in (source, target):
             end.write_bitmap()
+        if not self._going:
+            return False
         self._bitmap_before = source.block.generation.bitmap
         ours, theirs = begin_resync(source.block.generation, target.block.generation, source.kernel.random_uuid())
         source.save(generation=ours)
+        if not self._going:
+            return False
         target.save(generation=theirs)
+        if not self._going:
+            return False
         self.progress = Progress(source.bitmap.count, self._simulation.clock.now())
         source.change(cs="SyncSource", peer_disk="Inconsistent")
-        target.change(cs="SyncTarget", disk="Inconsistent", peer_disk=source.state.disk)
+        if self._going:
+            target.change(cs="SyncTarget", disk="Inconsistent", peer_disk=source.state.disk)
+        return self._going
 
     def _bytes_per_second(self) -> float:
         """The target's resync-rate, or c-max-rate with the dynamic controller, within what the link gives."""
@@ -229,10 +247,12 @@ class Resync:
         if source.bitmap.count:
             await self._copy()
             return
-        self.session.resync = None
         ours, theirs = end_resync(source.block.generation, target.block.generation, self._bitmap_before)
         target.save(generation=theirs, flags=target.block.flags & ~md.FULL_SYNC)
         source.save(generation=ours)
+        if not self._going:
+            return
+        self.session.resync = None
         for end in (source, target):
             if end.net is not None:
                 end.net.discard_my_data = False

@@ -24,6 +24,8 @@ def refusal_as_primary(volume: Volume, disk: str, peer_disk: str) -> int | None:
         return -2
     if volume.fencing != "dont-care" and not connected(state.cs) and peer_rank >= disk_rank("DUnknown"):
         return -7
+    if disk == "Outdated" and state.cs in {"Connected", "WFBitMapS", "SyncSource", "PausedSyncS"}:
+        return -6
     if rank <= disk_rank("Inconsistent") and peer_rank <= disk_rank("Inconsistent"):
         return -2
     return None

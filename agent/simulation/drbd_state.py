@@ -126,6 +126,7 @@ FAILURES = {
     135: "Sync-pause flag is already cleared",
     138: "Device does not have a disk-config",
     139: "Protocol C required",
+    150: "Can only attach to the data we lost last (see kernel log).",
     151: "Need to be StandAlone",
     158: "Unknown resource",
     159: "Resource still in use (delete all minors first)",

@@ -80,6 +80,7 @@ class Volume:
         self.opens = {"r": 0, "w": 0}
         self.in_flight = 0  # writes that are not acknowledged yet
         self.attached_as = "Diskless"  # the disk's own claim while it is Negotiating
+        self.exposed = 0  # identifier of the data that was last shown to whoever has the device open
         self.new_uuid_due = False
         self.transient = False  # a state change with the peer is under way
         self._log: OrderedDict[int, None] = OrderedDict()
@@ -120,6 +121,7 @@ class Volume:
         if not different:
             return
         state = self.state
+        assert self.backing is not None or state.disk in {"Diskless", "Failed"}, f"{self.path}: {state} without a disk"
         if {"role", "suspended_fencing", "suspended_user"} & different:
             self.tell(drbd_events.resource(self, "change"))
         if self.net is not None and (before.connection != state.connection or "peer_role" in different):
@@ -131,6 +133,8 @@ class Volume:
             self.tell(drbd_events.peer_device(self, "change"))
         if "role" in different:
             self.host.truth.role(self.name, self.host.name, self.primary)
+        if disk_rank(state.disk) >= disk_rank("Consistent"):
+            self.exposed = self.block.generation.masked.current
         self._flags_to_disk()
         self.kernel.host.simulation.changed.notify()
 
@@ -169,6 +173,7 @@ class Volume:
         bit = 1 if self.primary else 0
         uuid = self.kernel.random_uuid() & ~1 | bit
         self.save(generation=self.block.generation.with_new_current(uuid))
+        self.exposed = uuid & ~1
         self.log(f"new current UUID {uuid:016X}:{self.block.generation.bitmap:016X}")
 
     def peer_lost(self, frozen: bool) -> None:
@@ -210,6 +215,8 @@ class Volume:
             raise Failure(118) from None
         if block.agreed_size > metadata.usable:
             raise Failure(111)
+        if self.primary and not connected(self.state.cs) and self.exposed != block.generation.masked.current:
+            raise Failure(150)
         backing.claim(self.name)
         if metadata.volume is not backing:
             metadata.volume.claim(self.name)
@@ -227,6 +234,8 @@ class Volume:
             bitmap.set(0, self.known_size // md.BLOCK)
             self._guarded(lambda area: area.write_bitmap(bitmap))
             self.save(agreed_size=self.known_size)
+        if self.backing is None:
+            raise Failure(118)  # an error at the first access
         self.bitmap.blocks = min(bitmap.blocks, self.known_size // md.BLOCK)
         self.state.al_suspended = bitmap.count == bitmap.blocks and not connected(self.state.cs)
         self.attached_as = self._disk_after_attach(block)

@@ -13,6 +13,7 @@ class VirtualFiles:
 
     def __init__(self) -> None:
         self._stored: dict[str, str] = {}
+        self.revision = 0  # grows with every change of what is stored
         self._provided: dict[str, Callable[[], str]] = {}
         self._folders: dict[str, dict[str, int]] = {}  # folder -> name -> number of paths that need it
 
@@ -31,10 +32,12 @@ class VirtualFiles:
         if path not in self._stored:
             self._enter(path, 1)
         self._stored[path] = text
+        self.revision += 1
 
     def remove(self, path: str) -> None:
         if self._stored.pop(path, None) is not None:
             self._enter(path, -1)
+            self.revision += 1
 
     def provide(self, path: str, text: Callable[[], str]) -> None:
         """A file of /proc or /sys: `text` is called at every read; it may raise an OSError as the kernel would."""
