@@ -86,9 +86,8 @@ async def connect(kernel: Kernel, given: Arguments) -> str:
     if volume.net is not None:
         raise Failure(125)
     local, remote = endpoint(given.words[1]), endpoint(given.words[2])
-    for other in kernel.resources.values():
-        if other is not volume and other.net is not None and other.net.local == local:
-            raise Failure(101)
+    if local in kernel.fabric.taken:
+        raise Failure(101)
     options = given.take(drbd_options.NET)
     discard = "discard-my-data" in given.options
     if discard and volume.primary:

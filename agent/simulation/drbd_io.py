@@ -84,7 +84,7 @@ async def _replicate(volume: Volume, offset: int, data: bytes) -> bool:
 
 def _write_here(volume: Volume, offset: int, data: bytes) -> bool:
     if usable_disk(volume):
-        volume.activity(offset, len(data))  # may be the first to find the disk broken
+        volume.log_of_activity.note(offset, len(data))  # may be the first to find the disk broken
     if not usable_disk(volume) or volume.backing is None:
         return False
     try:
@@ -101,7 +101,7 @@ def write_received(volume: Volume, offset: int, data: bytes) -> bool:
     volume.counters.received += kib(len(data))
     if usable_disk(volume) and disk_rank(volume.state.peer_disk) < disk_rank("Inconsistent"):
         # This is the only disk: what the peer's will lack when it is back is to be known here
-        volume.activity(offset, len(data))
+        volume.log_of_activity.note(offset, len(data))
         volume.mark(offset, len(data), out_of_sync=True)
     if not usable_disk(volume) or volume.backing is None:
         return False

@@ -149,6 +149,7 @@ class Fabric:
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.volumes: dict[tuple[Endpoint, Endpoint], Volume] = {}  # (local, remote) of every configured connection
+        self.taken: set[Endpoint] = set()  # local addresses and ports in use
         self.sessions: set[Session] = set()
         self._connecting: set[frozenset[Volume]] = set()
         self._looking = False
@@ -220,6 +221,7 @@ class Fabric:
         volume.tell(drbd_events.connection(volume, "create"))
         volume.tell(drbd_events.peer_device(volume, "create"))
         self.volumes[volume.net.local, volume.net.remote] = volume
+        self.taken.add(volume.net.local)
         volume.change(cs="Unconnected")
         volume.change(cs="WFConnection")
         self.look_for_peer(volume)
@@ -281,6 +283,7 @@ class Fabric:
     def forget(self, volume: Volume) -> None:
         if volume.net is not None:
             self.volumes.pop((volume.net.local, volume.net.remote), None)
+            self.taken.discard(volume.net.local)
             volume.net = None
 
     def power_off(self, volumes: list[Volume]) -> None:

@@ -121,7 +121,7 @@ async def demote(volume: Volume) -> None:
         raise StateError(-12)
     volume.change(role=SECONDARY)
     volume.set_role_bit(False)
-    volume.quiet()
+    volume.log_of_activity.clear()
     session = volume.session
     if session is not None and await session.reach(volume):
         session.tell_role(volume)

@@ -6,7 +6,6 @@ A resource has one volume and one connection, as Xentandem uses it. The connecti
 from __future__ import annotations
 
 import errno
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from agent.simulation import drbd_events, drbd_options
 from agent.simulation import drbd_metadata as md
 from agent.simulation.devices import os_error
+from agent.simulation.drbd_activity import ActivityLog
 from agent.simulation.drbd_generation import JUST_CREATED, Generation
 from agent.simulation.drbd_state import (
     PRIMARY,
@@ -83,7 +83,7 @@ class Volume:
         self.exposed = 0  # identifier of the data that was last shown to whoever has the device open
         self.new_uuid_due = False
         self.transient = False  # a state change with the peer is under way
-        self._log: OrderedDict[int, None] = OrderedDict()
+        self.log_of_activity = ActivityLog(self)
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Volume:
         if new != block:
             self.block = new
             if self.metadata is not None:
-                self._guarded(lambda metadata: metadata.write(new))
+                self.guarded(lambda metadata: metadata.write(new))
 
     def new_current_uuid(self) -> None:
         """Data of a new generation is about to be written here without the peer."""
@@ -232,7 +232,7 @@ class Volume:
         if not block.agreed_size:
             self.counters.al_writes = 8  # the activity log is made for the new size
             bitmap.set(0, self.known_size // md.BLOCK)
-            self._guarded(lambda area: area.write_bitmap(bitmap))
+            self.guarded(lambda area: area.write_bitmap(bitmap))
             self.save(agreed_size=self.known_size)
         if self.backing is None:
             raise Failure(118)  # an error at the first access
@@ -254,8 +254,7 @@ class Volume:
         if self.state.disk == "Diskless":
             return
         if self.metadata is not None:
-            self._log.clear()
-            self._guarded(lambda area: area.write_log(()))
+            self.log_of_activity.clear()
             self.save(flags=self.block.flags & ~(md.PRIMARY | md.CONNECTED) | md.AL_CLEAN)
         self._release_disk()
         self.change(disk="Diskless")
@@ -281,7 +280,7 @@ class Volume:
         if self.session is not None:
             self.session.disk_lost(self)
 
-    def _guarded(self, action: Callable[[md.Metadata], None]) -> None:
+    def guarded(self, action: Callable[[md.Metadata], None]) -> None:
         """Write metadata; an error of the disk is handled as the kernel does."""
         try:
             if self.metadata is not None:
@@ -301,7 +300,7 @@ class Volume:
     def mark_blocks(self, first: int, last: int, *, out_of_sync: bool) -> None:
         bitmap = self.bitmap
         if bitmap is not None and (parts := bitmap.set(first, last, out_of_sync)):
-            self._guarded(lambda area: area.write_bitmap(bitmap, parts))
+            self.guarded(lambda area: area.write_bitmap(bitmap, parts))
 
     def grow(self, size: int, *, clean: bool) -> None:
         """Take a new size: the metadata moves to the new end of the backing device."""
@@ -316,15 +315,15 @@ class Volume:
             bitmap.set(old, bitmap.blocks)
         self.metadata, self.bitmap, self.known_size = metadata, bitmap, size
         self.block = replace(self.block, agreed_size=size)
-        self._guarded(lambda area: area.write_log(tuple(self._log)))
-        self._guarded(lambda area: area.write(self.block))
+        self.log_of_activity.write()
+        self.guarded(lambda area: area.write(self.block))
         self.write_bitmap()
         self.tell(drbd_events.device(self, "change"))
 
     def write_bitmap(self) -> None:
         bitmap = self.bitmap
         if bitmap is not None:
-            self._guarded(lambda area: area.write_bitmap(bitmap))
+            self.guarded(lambda area: area.write_bitmap(bitmap))
 
     @property
     def out_of_sync(self) -> int:
@@ -356,27 +355,6 @@ class Volume:
         from agent.simulation import drbd_io
 
         await drbd_io.write(self, offset, data)
-
-    def activity(self, offset: int, length: int) -> None:
-        """Note in the activity log that these bytes are being written (al-extents at most are kept)."""
-        extents = range(offset // md.AL_EXTENT, (offset + max(1, length) - 1) // md.AL_EXTENT + 1)
-        cold = [extent for extent in extents if extent not in self._log]
-        for extent in extents:
-            self._log[extent] = None
-            self._log.move_to_end(extent)
-        while len(self._log) > md.AL_EXTENTS:
-            self._log.popitem(last=False)
-        if cold:
-            self.counters.al_writes += 1
-            if self.block.flag(md.AL_CLEAN):
-                self.save(flags=self.block.flags & ~md.AL_CLEAN)
-            self._guarded(lambda area: area.write_log(tuple(self._log)))
-
-    def quiet(self) -> None:
-        """No longer Primary: nothing is in flight, so the activity log is empty."""
-        if self._log:
-            self._log.clear()
-            self._guarded(lambda area: area.write_log(()))
 
     # --- shown ----------------------------------------------------------------------------------------------------
 

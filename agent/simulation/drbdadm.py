@@ -240,14 +240,15 @@ async def run(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
         return failed(argv, USAGE, f"Can not open '{error.filename}'.\n: No such file or directory\n")
     if command == "sh-nop":
         return Completed(tuple(argv), 0, "", "")
-    mine = [resource for resource in resources if host.name in resource.hosts]
     if command == "sh-resources":
-        return Completed(tuple(argv), 0, " ".join(resource.name for resource in mine) + "\n", "")
+        mine = [resource.name for resource in resources if host.name in resource.hosts]
+        return Completed(tuple(argv), 0, " ".join(mine) + "\n", "")
     if not resources:
         return failed(argv, USAGE, "no resources defined!\n")
     if not names and command != "status":
         return failed(argv, USAGE, f"drbdadm: {command} requires at least one resource argument\n")
-    chosen = mine if not names or names == ["all"] else None
+    everything = not names or names == ["all"]
+    chosen = [resource for resource in resources if host.name in resource.hosts] if everything else None
     status = await _each(call, command, chosen, names, resources)
     return Completed(tuple(argv), status, call.stdout, call.stderr)
 
@@ -280,11 +281,15 @@ async def _each(
 
 def _named(name: str, resources: list[ResourceConfig], host: str) -> ResourceConfig | None:
     """By RESOURCE, RESOURCE/0 or minor-N."""
+    bare = name.removesuffix("/0")
     for resource in resources:
-        part = resource.hosts.get(host)
-        if resource.name == name.removesuffix("/0") or (part is not None and name == f"minor-{part.device}"):
+        if resource.name == bare:
             return resource
-    return None
+    minor = name.removeprefix("minor-")
+    if minor == name or not minor.isdecimal():
+        return None
+    parts = ((resource, resource.hosts.get(host)) for resource in resources)
+    return next((resource for resource, part in parts if part is not None and part.device == int(minor)), None)
 
 
 def _command_line(argv: Sequence[str], call: Call) -> tuple[str, list[str], dict[str, str]]:
