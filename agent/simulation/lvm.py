@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.simulation.devices import os_error
@@ -33,7 +34,7 @@ class LogicalVolume:
         self.claimed_by: str | None = None  # a DRBD resource has it exclusively
         self._host = host
         self.file = SparseFile(host.directory / group.name / uuid, extents * EXTENT)
-        self.file.create()
+        self.file.create(group.remains.pop() if group.remains else None)
 
     @property
     def size(self) -> int:
@@ -90,6 +91,8 @@ class VolumeGroup:
     physical: str  # name of its one physical volume
     volumes: dict[str, LogicalVolume] = field(default_factory=dict)
     failed: bool = False  # the physical disk
+    remains: list[Path] = field(default_factory=list)
+    """What removed volumes leave on the disk: a thick volume made on the same extents begins with it."""
 
     @property
     def free(self) -> int:
@@ -129,7 +132,7 @@ class VolumeGroups:
 
     def remove(self, volume: LogicalVolume) -> None:
         del volume.group.volumes[volume.name]
-        volume.file.path.unlink()
+        volume.group.remains.append(volume.file.path)
 
     def rename(self, volume: LogicalVolume, name: str) -> None:
         del volume.group.volumes[volume.name]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.host import Completed
+from agent.simulation.drbd_metadata import Metadata, NoMetadata
 from agent.simulation.filesystems import signature, wipe
 from agent.simulation.lvm import EXTENT, LogicalVolume, VolumeGroup, VolumeGroups, extents_of
 from agent.simulation.lvm_arguments import BAD_ARGUMENTS, FAILED, Arguments, LvmError, parse_size
@@ -84,11 +85,33 @@ class LvmCommands:
                 f"({group.free} extents): {extents} required.\n",
             )
         volume = self._groups.create(group, given.name, extents, given.addtag)
-        if given.wipesignatures == "y" and (kind := signature(volume.file.read)):
-            output += f"  Wiping {kind} signature on {volume.path}.\n"
-            wipe(volume.file.write)
+        if given.wipesignatures == "y":
+            output += self._wiped(volume, answered=given.yes)
+        if given.zero == "y":
+            wipe(volume.write_now)
         self._host.truth.note(self._host.name, f"logical volume {group.name}/{volume.name} of {volume.size} bytes made")
         return output + f'  Logical volume "{volume.name}" created.\n'
+
+    def _wiped(self, volume: LogicalVolume, *, answered: bool) -> str:
+        """Signatures that an earlier owner of the extents left: LVM asks, and standard input says nothing."""
+        output = ""
+        metadata = Metadata(volume, volume.size, internal=True)
+        found = [kind for kind in (signature(volume.read_now), "drbd" if _has_metadata(metadata) else "") if kind]
+        for kind in found:
+            if not answered:
+                self._groups.remove(volume)
+                raise LvmError(
+                    FAILED,
+                    f"WARNING: {kind} signature detected on {volume.path}. Wipe it? [y/n]: [n]\n"
+                    f"  Aborted wiping of {kind}.\n  1 existing signature left on the device.\n"
+                    f"  Failed to wipe signatures on logical volume {volume.group.name}/{volume.name}.\n"
+                    "  Aborting. Failed to wipe start of new LV.\n",
+                )
+            output += f"  Wiping {kind} signature on {volume.path}.\n"
+        if found:
+            wipe(volume.write_now)
+            metadata.wipe()
+        return output
 
     def _extend(self, argv: list[str]) -> str:
         parser = Arguments("lvextend")
@@ -171,6 +194,14 @@ class LvmCommands:
         volume.tags = [tag for tag in volume.tags if tag not in given.deltag]
         volume.tags += [tag for tag in given.addtag if tag not in volume.tags]
         return f"  Logical volume {volume.group.name}/{volume.name} changed.\n"
+
+
+def _has_metadata(metadata: Metadata) -> bool:
+    try:
+        metadata.read()
+    except NoMetadata:
+        return False
+    return True
 
 
 def _command(function: Callable[[list[str]], str]) -> Command:

@@ -17,9 +17,13 @@ class SparseFile:
         self.path = path
         self.size = size
 
-    def create(self) -> None:
-        """All zeros, whatever was there before."""
+    def create(self, remains: Path | None = None) -> None:
+        """All zeros, or what another file leaves behind (it is used up), with zeros after it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if remains is not None:
+            remains.rename(self.path)
+            os.truncate(self.path, self.size)
+            return
         with open(self.path, "wb") as file:
             file.truncate(self.size)
 
