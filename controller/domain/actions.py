@@ -90,9 +90,24 @@ REFUSED_SECONDS = 5.0
 """How long a refused request is held back before it is asked again unchanged."""
 
 
+PASSING = frozenset({"OperationRunning", "DiskNotPrimary"})
+"""An agent's no that passes by itself in a moment: the decision was overtaken. Nobody has to act, and it is soon asked
+again; what really stands in the way refuses the step before, by a reason of its own."""
+PASSING_SECONDS = 0.5
+
+
+def _held_back(refusal: Refusal) -> float:
+    return PASSING_SECONDS if refusal.reason in PASSING else REFUSED_SECONDS
+
+
+def refused_again(refused: tuple[Refused, ...]) -> float:
+    """Seconds until a request that one of these held back may be asked again."""
+    return min((_held_back(r.refusal) for r in refused), default=REFUSED_SECONDS)
+
+
 def due(requests: tuple[Request, ...], refused: tuple[Refused, ...], world: World) -> tuple[Request, ...]:
     """Those that may be sent now: to hosts whose state is current, and not refused a moment ago."""
-    held = [r.request for r in refused if world.now - r.at < REFUSED_SECONDS]
+    held = [r.request for r in refused if world.now - r.at < _held_back(r.refusal)]
     return tuple(r for r in requests if r not in held and world.objects.host(r.host).live is not None)
 
 

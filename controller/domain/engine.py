@@ -85,7 +85,12 @@ def position(plan: Plan[C], case: C) -> Position:
     return DONE
 
 
-def blocked(title: str, reasons: tuple[Refusal, ...]) -> Refusal:
-    """One refusal for a person: `Live migration to mk2 is blocked: ...; ...`."""
-    messages = "; ".join(dict.fromkeys(reason.message for reason in reasons))
-    return Refusal(reason=reasons[0].reason, message=f"{title} is blocked: {messages}")
+def blocked(title: str, reasons: tuple[Refusal, ...], passing: tuple[str, ...] = ()) -> Refusal:
+    """One refusal for a person: `Live migration to mk2 is blocked: ...`, several reasons numbered (1), (2).
+
+    Its reason is the first one that is not in `passing`, for that one needs somebody.
+    """
+    messages = list(dict.fromkeys(reason.message for reason in reasons))
+    told = messages[0] if len(messages) == 1 else "; ".join(f"({n}) {text}" for n, text in enumerate(messages, 1))
+    first = next((one for one in reasons if one.reason not in passing), reasons[0])
+    return Refusal(reason=first.reason, message=f"{title} is blocked: {told}")

@@ -149,6 +149,7 @@ def _delete(world: World, node: XenNode) -> Decision:
     )
     conditions = Conditions(node.status.conditions, node.metadata.generation, world.now)
     conditions.stalled("InUse", f"still here: {held}; move or delete them first")
+    told = Event("Warning", "InUse", f"deleting is blocked: still here: {held}")
     status = node.status.model_copy(
         update={
             "phase": "Deleting",
@@ -156,4 +157,4 @@ def _delete(world: World, node: XenNode) -> Decision:
             "conditions": tuple(conditions.result()),
         }
     )
-    return Decision(status=status, look_again=15.0)
+    return Decision(status=status, events=(told,) if conditions.changed("Stalled") else (), look_again=15.0)

@@ -24,7 +24,7 @@ def claimed_by_another(case: VolumeCase) -> Refusal | None:
             namespace, name, _ = holders[0]
             return Refusal(
                 reason=_TAKEN[kind][0],
-                message=f"{_TAKEN[kind][1]} {value} belongs to DrbdVolume {namespace}/{name}; choose another one",
+                message=f"{_TAKEN[kind][1]} {value} belongs to DrbdVolume {namespace}/{name}; {_TAKEN[kind][2]}",
             )
     for name in status.nodes or spec.nodes or ():
         if unmanaged := _unmanaged(case, case.world.objects.host(name)):
@@ -33,10 +33,10 @@ def claimed_by_another(case: VolumeCase) -> Refusal | None:
 
 
 _TAKEN = {
-    "resource": ("ResourceTaken", "DRBD resource"),
-    "lv": ("LogicalVolumeTaken", "logical volume"),
-    "minor": ("MinorTaken", "minor"),
-    "port": ("PortTaken", "port"),
+    "resource": ("ResourceTaken", "DRBD resource", "write another one in spec.resource"),
+    "lv": ("LogicalVolumeTaken", "logical volume", "write another name in spec.logicalVolume"),
+    "minor": ("MinorTaken", "minor", "write another one in spec.device, or leave it out and one is chosen"),
+    "port": ("PortTaken", "port", "write another one in spec.device, or leave it out and one is chosen"),
 }
 
 

@@ -12,7 +12,7 @@ from controller.domain.engine import blocked, position, refusals
 from controller.domain.placement import place_vm
 from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM
 from controller.domain.vm_case import VmCase
-from controller.domain.vm_report import RETRY_SECONDS, Report
+from controller.domain.vm_report import RETRY_SECONDS, Report, ended_how
 from controller.domain.world import World, vm_on
 
 WAITS = ("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen")
@@ -90,7 +90,7 @@ def _place(case: VmCase) -> Decision:
     placed = case.planned(placement=Placement(node=node, epoch=grants.highest_epoch(case) + 1))
     why_not = refusals(START_VM, placed)
     if why_not:
-        reason = blocked(START_VM.title, why_not)
+        reason = blocked(START_VM.title, why_not, passing=WAITS)
         if reason.reason in WAITS:
             return report.progressing("Pending", reason.reason, reason.message).decision()
         return report.stalled("Pending", reason).decision()
@@ -287,10 +287,10 @@ def _ended_by_guest(case: VmCase, report: Report) -> Decision | None:
         phase = "Starting" if here.status == "starting" else "Stopping"
         if here.problem is not None:
             return report.stalled(phase, here.problem).decision()
-        if here.status == "starting" and here.restart.next_at:
-            ended = f"the guest ended ({here.restart.last_reason or 'crash'}), {here.restart.count} times lately"
-            message = f"{ended}; it is started again at {here.restart.next_at}"
-            return report.progressing("Crashed", "Restarting", message).decision()
+        if here.restart.next_at:
+            phase = "Crashed" if here.restart.last_reason == "crash" else "Starting"
+            message = f"the guest {ended_how(here)}; it is started again at {here.restart.next_at}"
+            return report.progressing(phase, "Restarting", message).decision()
         return report.progressing(phase, phase, f"the domain is {here.status}").decision()
     if here.status == "unknown":
         why = here.problem.message if here.problem else "xl does not answer"
@@ -301,7 +301,7 @@ def _ended_by_guest(case: VmCase, report: Report) -> Decision | None:
 def _start(case: VmCase, report: Report) -> Decision:
     why_not = refusals(START_VM, case)
     if why_not:
-        reason = blocked(START_VM.title, why_not)
+        reason = blocked(START_VM.title, why_not, passing=WAITS)
         if reason.reason in WAITS:
             return report.progressing("Pending", reason.reason, reason.message).decision()
         return report.stalled("Pending", reason).decision()

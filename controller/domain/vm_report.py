@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from agent.protocol import DiskConfig, DomainConfig, NetworkConfig, Refusal, VmState
-from controller.api.common import OperationRecord
+from controller.api.common import Condition, OperationRecord
 from controller.api.xenvm import DomainStatus, XenVMStatus
 from controller.domain.actions import (
     FINALIZER,
     LAZY_SECONDS,
-    REFUSED_SECONDS,
+    PASSING,
     Decision,
     Event,
     Refused,
     Request,
     due,
     refusal_of,
+    refused_again,
 )
 from controller.domain.conditions import Conditions, timestamp
 from controller.domain.engine import Plan, Position
@@ -97,6 +99,8 @@ class Report:
                 message=at.message,
             )
         )
+        if no is not None and no.reason in PASSING:
+            return self.progressing(phase, no.reason, no.message)
         if no is not None:
             return self.stalled(phase, no)
         return self.progressing(phase, at.step or "Done", at.message)
@@ -106,6 +110,7 @@ class Report:
         if self._placed is None and placement is not None:
             self.conditions.set("Placed", "True", "AsDeclared", f"placed on {placement.node}, epoch {placement.epoch}")
         self._restart_needed()
+        self._restarted()
         status = self.status.model_copy(
             update={"observed_generation": vm.metadata.generation, "conditions": tuple(self.conditions.result())}
         )
@@ -115,8 +120,25 @@ class Report:
             events=tuple(self.events),
             requests=due(self.requests, self.refused, self.case.world),
             lazy=LAZY_SECONDS if _essence(status) == _essence(self.case.before) else 0.0,
-            look_again=REFUSED_SECONDS if self.refused and self.requests else self.look_again,
+            look_again=refused_again(self.refused) if self.refused and self.requests else self.look_again,
         )
+
+    def _restarted(self) -> None:
+        """The agent starts a guest that ended by itself again: nothing else would tell that it was gone."""
+        here, before = self.case.here, self.case.before
+        if here is None or not here.restart.count:
+            return
+        # The count of one that had run for long begins anew, and may be what it was: its wait for a start tells of it.
+        waits, waited = _restarting(self.conditions.result()), _restarting(before.conditions)
+        anew = here.restart.count == 1 and waits and not waited
+        if here.restart.count > before.restarts or anew:
+            self._tell_of_restart(here)
+
+    def _tell_of_restart(self, here: VmState) -> None:
+        last = here.restart.last_reason
+        said: Literal["Normal", "Warning"] = "Normal" if last in ("reboot", "poweroff") else "Warning"
+        reason, policy = _ENDED.get(last or "", _ENDED["crash"])
+        self.event(said, reason, f"the guest {ended_how(here)}; {policy}: restart starts it again")
 
     def _restart_needed(self) -> None:
         """The domain that runs is not made of what the spec says now: what will change with the next start."""
@@ -134,6 +156,23 @@ class Report:
                     f"edited since the guest was started: {'; '.join(edited)}. It takes effect with the next start: "
                     "set state: Stopped, then Running",
                 )
+
+
+_ENDED = {
+    "crash": ("GuestCrashed", "onCrash"),
+    "reboot": ("GuestRebooted", "onReboot"),
+    "poweroff": ("GuestPoweredOff", "onPoweroff"),
+}
+
+
+def _restarting(conditions: Iterable[Condition]) -> bool:
+    return any(condition.reason == "Restarting" for condition in conditions)
+
+
+def ended_how(here: VmState) -> str:
+    """`crashed`, `rebooted (3 times lately)`"""
+    how = {"reboot": "rebooted", "poweroff": "powered itself off"}.get(here.restart.last_reason or "", "crashed")
+    return how + (f" ({here.restart.count} times lately)" if here.restart.count > 1 else "")
 
 
 def differences(started: DomainConfig, wished: DomainConfig) -> list[str]:

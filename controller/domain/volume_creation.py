@@ -22,6 +22,9 @@ from controller.domain.volume_keeping import keep
 from controller.domain.volume_report import Finalizer, operation_record, report
 from controller.domain.volume_status import observed
 
+WAITS = ("AgentUnreachable", "NodeNotFound", "VolumeGroupUnknown")
+"""Reasons that pass without anybody touching the volume: in progress, not stalled."""
+
 FIRST_RETRY, LAST_RETRY = 15.0, 600.0
 """Seconds before an operation that failed is asked for again: doubled each time."""
 
@@ -37,8 +40,8 @@ def create(case: VolumeCase) -> Decision:
     why_not = refusals(CREATE_VOLUME, case)
     if why_not:
         # Not stalled: an agent that starts, or a node that is applied, lets it go on by itself.
-        reason = blocked(CREATE_VOLUME.title, why_not)
-        terminal = reason.reason not in ("AgentUnreachable", "NodeNotFound", "VolumeGroupUnknown")
+        reason = blocked(CREATE_VOLUME.title, why_not, passing=WAITS)
+        terminal = reason.reason not in WAITS
         return report(case, observed(case), stalled=reason if terminal else None, progress=reason, finalizer=finalizer)
     return _advance(case, finalizer)
 

@@ -9,11 +9,12 @@ from controller.api.common import OperationRecord
 from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.domain.actions import (
     LAZY_SECONDS,
-    REFUSED_SECONDS,
+    PASSING,
     Decision,
     Event,
     Request,
     due,
+    refused_again,
 )
 from controller.domain.conditions import Conditions, timestamp
 from controller.domain.engine import Plan
@@ -54,6 +55,8 @@ def report(
     finalizer: Literal["add", "remove"] | None = None,
 ) -> Decision:
     conditions = conditions_of(case)
+    if stalled is not None and stalled.reason in PASSING:
+        stalled, progress = None, stalled
     if stalled is not None:
         conditions.stalled(stalled.reason, stalled.message)
         if conditions.changed("Stalled"):
@@ -85,7 +88,7 @@ def decided(
         events=events,
         lazy=LAZY_SECONDS if _essence(status) == _essence(case.before) else 0.0,
         requests=due(requests, case.refused, case.world),
-        look_again=(REFUSED_SECONDS if case.refused else RETRY_SECONDS) if waiting else None,
+        look_again=(refused_again(case.refused) if case.refused else RETRY_SECONDS) if waiting else None,
     )
 
 

@@ -12,7 +12,7 @@ def _members_answer(case: VolumeCase) -> Refusal | None:
     for host in case.hosts:
         if host.node is None:
             return Refusal(
-                reason="NodeNotFound", message=f"there is no XenNode {host.name}; apply one, or change nodes"
+                reason="NodeNotFound", message=f"there is no XenNode {host.name}; apply it, or change spec.nodes"
             )
         if host.live is None:
             return Refusal(reason="AgentUnreachable", message=f"the agent of {host.name} does not answer: {host.error}")

@@ -13,12 +13,14 @@ def _not_used(case: VolumeCase) -> Refusal | None:
         names = ", ".join(vm.metadata.name for vm in case.consumers)
         return Refusal(
             reason="InUse",
-            message=f"XenVM {names} has it as a disk; delete the VM, or remove the disk from its spec, first",
+            message=f"it is a disk of XenVM {names}; delete the VM first, or remove the disk from its spec",
         )
     for node in case.nodes:
         view = case.view(node)
         if view and view.used_by:
-            return Refusal(reason="InUse", message=f"domain {', '.join(view.used_by)} on {node} uses it")
+            return Refusal(
+                reason="InUse", message=f"it is a disk of domain {', '.join(view.used_by)}, which is still on {node}"
+            )
     return None
 
 

@@ -16,7 +16,7 @@ def _home_answers(case: VmCase) -> Refusal | None:
     home = case.home
     if home is None or home.node is None:
         name = case.placement.node if case.placement else case.vm.spec.node
-        return Refusal(reason="NodeNotFound", message=f"there is no XenNode {name}; apply one, or change spec.node")
+        return Refusal(reason="NodeNotFound", message=f"there is no XenNode {name}; apply it, or change spec.node")
     if home.live is None:
         return Refusal(reason="AgentUnreachable", message=f"the agent of {home.name} does not answer: {home.error}")
     if home.node.spec.out_of_service:
@@ -57,9 +57,8 @@ def _up_to_date_here(case: VmCase) -> Refusal | None:
         if view.suspended != "no":
             return Refusal(reason="Suspended", message=f"IO of {volume.volume.name} on {node} is frozen")
         if view.peer is not None and view.peer.role == "Primary":
-            return Refusal(
-                reason="PrimaryElsewhere", message=f"{volume.volume.name} is Primary on the other host of {node}"
-            )
+            other = next((name for name in volume.nodes if name != node), "the other host")
+            return Refusal(reason="PrimaryElsewhere", message=f"{volume.volume.name} is Primary on {other}, not {node}")
     return None
 
 
@@ -186,10 +185,10 @@ START_VM: Plan[VmCase] = Plan(
         Guard("DisksReady", "every disk's volume is there, synchronised once, with its content", _disks_ready),
         Guard("HomeAnswers", "the agent of the placement's host answers", _home_answers),
         Guard("ReplicaHere", "the host holds a replica of every disk", _replica_here),
+        Guard("DisksItsOwn", "no other VM has one of the disks, by its spec or as a domain", _disks_its_own),
         Guard("UpToDateHere", "every replica is UpToDate here, not frozen, and Primary nowhere else", _up_to_date_here),
         Guard("MembersDescribed", "there is a XenNode for each host that holds a replica", _members_described),
         Guard("KnownNewest", "every replica is Primary already, or sees its peer, or knows it behind", _known_newest),
-        Guard("DisksItsOwn", "no other VM has one of the disks, by its spec or as a domain", _disks_its_own),
         Guard("NoOpenMove", "no part of an earlier move is open on the host", _no_open_move),
         Guard("NowhereElse", "no other host shows a domain of the VM", _nowhere_else),
     ),

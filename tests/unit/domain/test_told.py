@@ -1,0 +1,112 @@
+"""What people are told: a refusal that passes is no alarm, a restart is an event, several reasons stay readable."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.protocol import Refusal, RestartState
+from controller.api.xennode import XenNode
+from controller.domain.actions import PASSING_SECONDS, PutDomain, Refused
+from controller.domain.node import decide_node
+from tests.unit.domain.worlds import (
+    NOW,
+    SHAOLIN,
+    VM_UID,
+    asked,
+    conditions,
+    domain_state,
+    howto,
+    peer,
+    vm_state,
+    volume_state,
+)
+
+SECOND_UID = "bbbbbbbb-0000-4000-8000-000000000003"
+
+
+def starting(reason: str):
+    """The disk is Primary on mk1, and its agent refused the start for that reason."""
+    worlds = howto(created=True)
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary")})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(forced=False, peer=peer(role="Primary"))})
+    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
+    (start,) = asked(worlds.decide_vm(), PutDomain)
+    worlds.refused = (Refused(start, Refusal(reason=reason, message="vm_shaolin is Secondary here"), NOW),)
+    return worlds
+
+
+def test_a_refusal_that_passes_by_itself_is_no_alarm_and_soon_asked_again():
+    worlds = starting("DiskNotPrimary")
+    decision = worlds.decide_vm()
+    assert "Stalled" not in conditions(decision)
+    assert "is Secondary here" in conditions(decision)["Reconciling"].message
+    assert [event.type for event in decision.events] == []
+    assert decision.look_again == PASSING_SECONDS
+    assert asked(decision, PutDomain) == []
+    worlds.now = NOW + PASSING_SECONDS
+    assert len(asked(worlds.decide_vm(), PutDomain)) == 1
+
+
+def test_any_other_refusal_is_for_a_person_and_held_back_longer():
+    worlds = starting("NotEnoughMemory")
+    decision = worlds.decide_vm()
+    assert conditions(decision)["Stalled"].reason == "NotEnoughMemory"
+    assert [event.type for event in decision.events] == ["Warning"]
+    worlds.now = NOW + PASSING_SECONDS
+    assert asked(worlds.decide_vm(), PutDomain) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "phase"),
+    [("crash", ("Warning", "GuestCrashed"), "Crashed"), ("reboot", ("Normal", "GuestRebooted"), "Starting")],
+)
+def test_a_guest_that_is_restarted_is_told_once(reason, said, phase):
+    worlds = howto(running=True)
+    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
+    for _ in range(2):  # the second one after it ran so long that its count begins anew
+        due = RestartState(count=1, next_at="2027-01-15T08:00:01Z", last_reason=reason)
+        told = []
+        for state in (
+            vm_state(status="stopping", restart=due),
+            vm_state(status="starting", domid=None, restart=due),
+            vm_state(domid=4, restart=due.model_copy(update={"next_at": None})),
+        ):
+            domains = {"3": domain_state(domid=state.domid)} if state.domid else {}
+            worlds.tell("mk1", vms={VM_UID: state}, domains=domains)
+            decision = worlds.decide_vm()
+            told += [(event.type, event.reason) for event in decision.events if event.reason.startswith("Guest")]
+            if state.status != "running":
+                assert decision.status is not None
+                assert decision.status.phase == phase
+            worlds.commit("XenVM", "shaolin", decision)
+        assert told == [said]
+
+
+def test_several_reasons_are_numbered_and_the_one_that_needs_somebody_leads():
+    worlds = howto(running=True)
+    worlds.apply("XenVM", "second", {**SHAOLIN, "node": "mk9"}, uid=SECOND_UID)
+    stalled = conditions(worlds.decide_vm("second"))["Stalled"]
+    assert stalled.reason == "NoReplicaHere"
+    assert "blocked: (1) there is no XenNode mk9; apply it, or change spec.node; (2) " in stalled.message
+    assert "is a disk of XenVM shaolin too" in stalled.message
+
+
+def test_a_disk_that_another_vm_has_is_said_before_where_it_is_primary():
+    worlds = howto(running=True)
+    worlds.apply("XenVM", "second", {**SHAOLIN, "node": "mk2"}, uid=SECOND_UID)
+    stalled = conditions(worlds.decide_vm("second"))["Stalled"]
+    assert stalled.reason == "VolumeInUse"
+    assert "vm-shaolin is Primary on mk1, not mk2" in stalled.message
+
+
+def test_who_holds_a_volume_and_a_host_that_are_to_be_deleted_is_said():
+    worlds = howto(running=True)
+    worlds.delete("DrbdVolume", "vm-shaolin")
+    decision = worlds.decide_volume()
+    assert "it is a disk of XenVM shaolin; delete the VM first" in conditions(decision)["Stalled"].message
+    worlds.delete("XenNode", "mk1")
+    node = worlds.cache.get(("XenNode", "", "mk1"))
+    assert isinstance(node, XenNode)
+    (event,) = decide_node(worlds.world, node).events
+    assert (event.type, event.reason) == ("Warning", "InUse")
+    assert "still here: XenVM shaolin; DrbdVolume vm-shaolin" in event.message
