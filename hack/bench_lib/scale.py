@@ -128,7 +128,7 @@ async def grow(stage: Stage, watched: Watched, count: int) -> None:
     for first in range(have + 1, count + 1, BATCH):
         last = min(first + BATCH - 1, count)
         await stage.create(machines(first, last, stage.names))
-        await stage.until(lambda wanted=last: _running(watched, wanted), 1200, f"{last} VMs run", step=1.0)  # type: ignore[misc]
+        await stage.until(lambda wanted=last: _running(watched, wanted), 1800, f"{last} VMs run", step=3.0)  # type: ignore[misc]
         stage.screen.progress(f"{last} of {count} VMs run ({time.monotonic() - begun:.0f} s)")
     await stage.until_quiet(QUIET_SECONDS, 600)
     await _all_ready(stage, count)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from itertools import pairwise
 
 from demo_lib.cast import Guest, guests
 
@@ -57,17 +58,21 @@ async def writes(stage: Stage, watched: Watched, guest: Guest) -> Result:
 
 async def latency(stage: Stage, guest: Guest, moves: int) -> Result:
     """Moves of one VM to and fro on an idle cluster."""
-    from_sent, from_answered = [], []
+    from_sent, from_answered, parts = [], [], []
     for number in range(1, moves + 1):
         vm = await _vm(stage, guest)
         source = vm.status.placement.node if vm.status.placement else guest.first
         target = guest.first if source == guest.second else guest.second
         stage.screen.progress(f"move {number} of {moves}")
-        sent = time.time()
+        mark, sent = stage.audit.mark(), time.time()
         await _edit(stage, guest, target)
         answered = time.time()
         await _settled(stage, guest, target)
-        begun = await _transfer_began(stage, vm.metadata.uid, source, sent)
+        received = await _steps(stage, "migrate-receive", vm.metadata.uid, target, sent)
+        steps = await _steps(stage, "migrate-send", vm.metadata.uid, source, sent)
+        begun = steps["Precopy"]
+        committed = next(one.at for one in stage.audit.since(mark) if one.resource == "xenvms/status")
+        parts.append((sent, answered, _unix(committed), received["Listening"], steps["Starting"], begun))
         from_sent.append(1000 * (begun - sent))
         from_answered.append(1000 * (begun - answered))
     return Result(
@@ -81,6 +86,7 @@ async def latency(stage: Stage, guest: Guest, moves: int) -> Result:
             Row("median, from the patch's answer", percentile(from_answered, 50), "ms"),
             Row("p95, from the patch's answer", percentile(from_answered, 95), "ms"),
         ),
+        (Listing("What it is made of", ("part", "median"), _medians(parts)),),
     )
 
 
@@ -147,16 +153,34 @@ async def _own_count(watched: Watched) -> float:
     return metrics.value(name) - metrics.value(name, resource="leases")
 
 
-async def _transfer_began(stage: Stage, uid: str, source: str, after: float) -> float:
-    """Unix time of the step Precopy of the newest migrate-send of that VM. Raises Failed."""
-    state = await stage.agent(source).state()
-    sends = [one for one in state.operations.values() if one.kind == "migrate-send" and one.subject_uid == uid]
-    newest = max(sends, key=lambda one: one.started_at, default=None)
-    times = {step.name: datetime.fromisoformat(step.at).timestamp() for step in newest.steps} if newest else {}
-    began = times.get("Precopy")
-    if began is None or began < after:
-        raise Failed(f"{source} has no record of the transfer: {times}")
-    return began
+async def _steps(stage: Stage, kind: str, uid: str, host: str, after: float) -> dict[str, float]:
+    """Unix times of the steps of that VM's newest operation of the kind, as its agent recorded them. Raises Failed."""
+    state = await stage.agent(host).state()
+    found = [one for one in state.operations.values() if one.kind == kind and one.subject_uid == uid]
+    newest = max(found, key=lambda one: one.started_at, default=None)
+    times = {step.name: _unix(step.at) for step in newest.steps} if newest else {}
+    if not times or min(times.values()) < after:
+        raise Failed(f"{host} has no record of the {kind}: {times}")
+    return times
+
+
+def _unix(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+PARTS = (
+    "the API server takes the edit",
+    "the controller sees it, both agents' preflight, the move committed to status",
+    "the target's agent listens",
+    "the source's agent starts `xl migrate`",
+    "the first page passes the relay",
+)
+
+
+def _medians(parts: Sequence[Sequence[float]]) -> tuple[tuple[str, str], ...]:
+    """Of the times between neighbouring moments of each move."""
+    spans = zip(*([1000 * (b - a) for a, b in pairwise(moments)] for moments in parts), strict=True)
+    return tuple((name, f"{statistics.median(span):.0f} ms") for name, span in zip(PARTS, spans, strict=True))
 
 
 def _events(found: list[Write]) -> int:
