@@ -41,13 +41,17 @@ class Pipe:
 
     async def read(self, limit: int = -1) -> bytes:
         """Up to `limit` bytes as soon as there are any (-1: everything until the end); b"" at the end."""
-        while (limit < 0 or not self._data) and not self._writer_closed:
+        if limit < 0:
+            data = b""
+            while part := await self.read(PIPE_BYTES):
+                data += part
+            return data
+        while not self._data and not self._writer_closed:
             await self._wait()
-        size = len(self._data) if limit < 0 else limit
-        data = bytes(self._data[:size])
-        del self._data[:size]
+        taken = bytes(self._data[:limit])
+        del self._data[:limit]
         self._changed.set()
-        return data
+        return taken
 
     async def read_exactly(self, size: int) -> bytes:
         """Raises EOFError when the writer ended before."""
