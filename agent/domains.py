@@ -142,15 +142,8 @@ class Domains:
         running = self._context.operations.running(desired.uid)
         if not running:
             return None
-        operation, body = running[0], running[0].request.body
-        if body.kind == "migrate-receive" and desired.epoch >= body.domain.epoch and desired.state != "Released":
-            # Only with the source's release, or the source fenced, does the controller give the epoch to this host.
-            if desired.state not in ("Running", "Paused"):
-                raise Refused(
-                    "OperationRunning", f"operation {operation.id} brings {desired.name} here; cancel it first"
-                )
-            operation.note(granted_by_controller=desired.epoch)
-            return self._show(desired.uid) or _arriving(desired)
+        # Also a start at the epoch of a copy that arrives: only the source's own release may wake that memory.
+        operation = running[0]
         if record is not None and (desired.epoch, desired.state) == (record.epoch, record.desired.state):
             return self._ring(desired.uid, desired.name)
         raise Refused(
@@ -329,17 +322,3 @@ def _as_refusal(error: Exception) -> Refusal:
         case CommandTimedOut():
             return Refusal(reason="TimedOut", message=str(error))
     return Refusal(reason="InternalError", message=f"{type(error).__name__}: {error}")
-
-
-def _arriving(desired: DomainDesired) -> VmState:
-    """A VM that is on its way here: nothing is promised before its source has given it away."""
-    return VmState(
-        uid=desired.uid,
-        namespace=desired.namespace,
-        name=desired.name,
-        epoch=0,
-        granted=False,
-        desired=desired.state,
-        run=desired.run,
-        status="starting",
-    )

@@ -40,23 +40,6 @@ def usable(disks: Sequence[DiskConfig], seen: Seen, node: str) -> list[Refusal]:
     return found
 
 
-def promotable(disks: Sequence[DiskConfig], seen: Seen, node: str) -> list[Refusal]:
-    """Why these disks cannot be promoted on `node` whatever the other side is: good data here, nobody else Primary."""
-    found = []
-    for disk in disks:
-        one = seen.get(disk.resource)
-        text = f"{disk.resource} ({disk.vdev}) is {_words(one)} on {node}"
-        if one is None or one.minor != disk.minor:
-            found.append(Refusal(reason="DiskNotUp", message=f"{text}; it must be /dev/drbd{disk.minor} there"))
-        elif one.disk != "UpToDate":
-            found.append(Refusal(reason="DiskNotUpToDate", message=f"{text}; it must be UpToDate here"))
-        elif one.suspended != "no":
-            found.append(Refusal(reason="DiskSuspended", message=text))
-        elif one.peer is not None and one.peer.role == "Primary":
-            found.append(Refusal(reason="PeerIsPrimary", message=f"{text}; it must be demoted there first"))
-    return found
-
-
 def both_sides_whole(disks: Sequence[DiskConfig], seen: Seen, node: str, *, role: str, peer_role: str) -> list[Refusal]:
     """Why these disks cannot be handed over now: Connected, UpToDate on both sides, in sync, the roles as said."""
     found = []

@@ -16,7 +16,8 @@ from agent.operations import Operation
 from agent.protocol import DomainDesired, DomainState, PeerState, Refusal, TransferProgress
 from agent.vm_records import mine
 
-PAGES_PER_MIB = 256
+PAGE = 4096
+PAGES_PER_MIB = (1 << 20) // PAGE
 PUBLISH_SECONDS = 0.25
 MOMENT = 0.02
 _TELLING = ("xc: error", "libxl: error", "migration sender:", "migration receiver")
@@ -150,7 +151,9 @@ class Meter:
             return
         rate = self._shown.rate_bytes_s
         if self._at is not None and clock > self._at:
-            fresh = max(0, reading.bytes - self._shown.bytes_sent) / (clock - self._at)
+            # Memory, rather than bytes on the line: a stream may carry a page as less than it is
+            memory = (reading.pages - self._shown.pages_sent) * PAGE
+            fresh = max(0, memory, reading.bytes - self._shown.bytes_sent) / (clock - self._at)
             rate = rate + _RATE_SHARE * (fresh - rate) if rate else fresh
         self._at = clock
         total = reading.pages_total or self._pages

@@ -26,7 +26,7 @@ from agent.migration.stream import SenderStream
 from agent.operations import Cancelled, Operation
 from agent.preflight import arriving, look
 from agent.protocol import DomainDesired, MigrateReceive, OperationRequest, Refusal
-from agent.vm_disks import both_sides_whole, joined, promotable, usable
+from agent.vm_disks import both_sides_whole, joined, usable
 from agent.vm_effects import volume_uid
 from agent.vm_records import VmRecord, mine
 from agent.vm_store import VmStore, config_path, domain_lock
@@ -107,7 +107,7 @@ class Receive:
         record = self._store.get(operation.state.subject_uid)
         epoch = _body(operation.request).domain.epoch
         owned = record is not None and record.granted and record.epoch >= epoch
-        if owned or operation.notes.get("released") or operation.notes.get("granted_by_controller"):
+        if owned or operation.notes.get("released"):
             raise Refused("NotCancellable", f"{operation.state.subject} belongs to {self._context.node} already")
         self._event(operation).set()
 
@@ -271,9 +271,6 @@ class Receive:
                     against = both_sides_whole(
                         domain.config.disks, disks, self._context.node, role="Secondary", peer_role="Secondary"
                     )
-                elif notes.get("granted_by_controller"):
-                    disks = await disks_now(self._context, domain)
-                    against = promotable(domain.config.disks, disks, self._context.node)
                 else:
                     against = [Refusal(reason="NotReleased", message=f"{_body(operation.request).source} still has it")]
             except (DriverError, CommandTimedOut) as error:
@@ -293,11 +290,10 @@ class Receive:
 
     def _take_over(self, operation: Operation, domain: DomainDesired) -> None:
         """This host owns the VM from here on: in the journal before the first effect."""
-        epoch = max(domain.epoch, int(operation.notes.get("granted_by_controller") or 0))
         self._store.put(
             VmRecord(
-                desired=domain.model_copy(update={"epoch": epoch}),
-                epoch=epoch,
+                desired=domain,
+                epoch=domain.epoch,
                 granted=True,
                 run=domain.run,
                 boot_id=self._context.boot_id,

@@ -104,8 +104,8 @@ class XenNodeSpec(ApiModel):
     schedulable: bool = True
     """false: no new volume and no VM without spec.node is placed here. What is here stays."""
     out_of_service: bool = False
-    """true is your word that the host is off and stays off: a VM of it may then be started on its other host. Say it
-    only when you know it: two running copies of a VM destroy its disk."""
+    """true is your word that the host is off and stays off: nothing is placed on it or asked of it, and what it holds
+    no longer holds up the deletion of a VM or a volume. No VM is started elsewhere by it."""
 
 
 class NodeMemory(ApiModel):
