@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Literal
 
 from agent.drivers.errors import DriverError, Unreadable, run, run_ok, said
@@ -48,11 +49,15 @@ class Content:
         """Copy a file of the host onto the device; returns the bytes written.
 
         Raises DriverError("DigestMismatch") when what was written is not the image that was named (the device then
-        holds the wrong one), DriverError("CopyFailed").
+        holds the wrong one), DriverError("ImageNotFound"), DriverError("ImageTooLarge"), DriverError("CopyFailed").
         """
         try:
             size, digest = await self._host.copy_image(source_path, device)
         except OSError as error:
+            if error.errno == errno.ENOENT and error.filename == source_path:
+                raise DriverError("ImageNotFound", f"there is no file {source_path}; put the image there") from error
+            if error.errno == errno.ENOSPC:
+                raise DriverError("ImageTooLarge", f"{source_path} is larger than {device}") from error
             raise DriverError("CopyFailed", f"{source_path} could not be written to {device}: {error}") from error
         if digest != sha256.lower():
             raise DriverError("DigestMismatch", f"{source_path} has sha256 {digest}, expected {sha256}")

@@ -157,7 +157,7 @@ class TransferProgress(Wire):
     pages_sent: int = 0
     pages_total: int = 0  # pages of the guest
     bytes_sent: int = 0
-    rate_bytes_s: float = 0.0
+    rate_bytes_s: float = 0.0  # of memory
     percent: float = 0.0  # never runs backwards
 
 

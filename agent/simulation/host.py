@@ -202,7 +202,10 @@ class SimulatedHost:
         if self.files.exists(path):
             yield self.files.read(path).encode("latin-1")
             return
-        with open(self.directory / "files" / path.lstrip("/"), "rb") as file:  # noqa: ASYNC230  # a local sparse file
+        real = self.directory / "files" / path.lstrip("/")
+        if not real.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        with open(real, "rb") as file:  # noqa: ASYNC230  # a local sparse file
             while chunk := file.read(IMAGE_CHUNK):
                 yield chunk
 

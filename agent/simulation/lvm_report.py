@@ -134,13 +134,20 @@ def _formatted(value: Value, units: str, suffix: bool) -> str:
 def lvs(groups: VolumeGroups, argv: list[str]) -> str:
     def rows(names: Sequence[str]) -> list[LogicalVolume]:
         found = [lv for name in sorted(groups.groups) for _, lv in sorted(groups.groups[name].volumes.items())]
+        tags = {name[1:] for name in names if name.startswith("@")}  # lvm(8): @tag is everything with that tag
         for name in names:
+            if name.startswith("@"):
+                continue
             group, _, volume = name.removeprefix("/dev/").partition("/")
             _group(groups, group)
             if volume and volume not in groups.groups[group].volumes:
                 raise LvmError(FAILED, f'  Failed to find logical volume "{group}/{volume}"\n')
         wanted = {name.removeprefix("/dev/") for name in names}
-        return [lv for lv in found if not wanted or {lv.group.name, f"{lv.group.name}/{lv.name}"} & wanted]
+        return [
+            lv
+            for lv in found
+            if not wanted or {lv.group.name, f"{lv.group.name}/{lv.name}"} & wanted or tags & set(lv.tags)
+        ]
 
     return _report("lv", LV_FIELDS, 12, rows, argv)
 

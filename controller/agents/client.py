@@ -7,6 +7,7 @@ unknown. Only reads are repeated here; a request that changes something is repea
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -254,4 +255,11 @@ def _failure(status: int, data: bytes) -> Exception:
 
 
 def _said(error: Exception) -> str:
+    """In words that are the same each time, and without the addresses of Python's objects."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not believed: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        why = f"{os.strerror(cause.errno)}" if isinstance(cause.errno, int) and cause.errno > 0 else str(cause)
+        return f"no connection to {error.host}:{error.port}: {why}"
     return str(error) or type(error).__name__

@@ -96,7 +96,7 @@ class Supervisor:
                     self.take(event)
                     retry = self._first_retry
             except (Refused, Unreachable, Gap) as error:
-                self.error = str(error)
+                self.error = str(error).removeprefix(f"{self.node}: ")  # who shows it says of which host
             except Exception as error:  # whatever it is, the other hosts and the next attempt must not suffer
                 self.error = f"{type(error).__name__}: {error}"
                 log.exception("the watch failed", host=self.node)

@@ -223,7 +223,9 @@ def _content_intent(case: VolumeCase) -> ContentStatus | Refusal:
     ended = done.refusal or Refusal(reason="ContentFailed", message="writing the content failed")
     stem, _, attempt = old.operation.rpartition("-")
     if not _again(case, done, int(attempt)):
-        return ended
+        # spec.content is for a new volume only: what is wrong in it takes a new DrbdVolume
+        message = f"{node}: {ended.message}. It is tried again; to change spec.content, delete this DrbdVolume and make"
+        return Refusal(reason=ended.reason, message=f"{message} it anew")
     return old.model_copy(update={"operation": f"{stem}-{int(attempt) + 1}"})
 
 

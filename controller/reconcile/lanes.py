@@ -127,7 +127,7 @@ class Lanes:
         again: float | None = None
         try:
             for request in requests:
-                with structlog.contextvars.bound_contextvars(host=request.host, operation=operation_of(request)):
+                with structlog.contextvars.bound_contextvars(host=request.host, **_said_of(request)):
                     await self._one(key, one, request)
         except AgentRefused:
             again = 0.0  # decide with the refusal, now
@@ -167,11 +167,13 @@ def _drop(one: _Object, request: Request, unless: Request | None = None) -> None
     one.refused = [no for no in one.refused if (no.request.host, type(no.request)) != about or no.request == unless]
 
 
-def operation_of(request: Request) -> str:
-    """The operation that the request belongs to, or what it wants, for the log."""
+def _said_of(request: Request) -> dict[str, str]:
+    """For the log: the operation that the request belongs to, or what it wants."""
     if isinstance(request, Operate):
-        return request.body.id
+        return {"operation": request.body.id}
     if isinstance(request, Cancel):
-        return request.operation
-    body = request.body
-    return str(getattr(body, "state", None) or getattr(body, "level", None) or getattr(body, "policy", None) or "")
+        return {"operation": request.operation}
+    wanted = next(
+        (getattr(request.body, name) for name in ("state", "level", "policy") if hasattr(request.body, name)), ""
+    )
+    return {"wanted": wanted} if wanted else {}

@@ -1,7 +1,8 @@
 """Kubernetes Events about our objects: best effort, never waited for.
 
-The same event again within its window only raises `count`, and at most once in a while; an object that makes too many
-different ones is cut short, as client-go's correlator does. What cannot be posted is dropped, and counted.
+The same event again within its window only raises `count` and the time it was last seen, at most once in a while; an
+object that makes too many different ones is cut short, as client-go's correlator does. What cannot be posted is
+dropped, and counted.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class _Posted:
     name: str
     count: int
     first: str
+    last: str
     seen: float
     written: float
     created: bool = False
+    waits: bool = False  # repeated since it was written: written again when its time has come
 
 
 class Recorder:
@@ -71,19 +74,30 @@ class Recorder:
         now = self._clock()
         known = self._posted.get(identity)
         if known and now - known.seen < WINDOW:
-            known.count, known.seen = known.count + 1, now
+            known.count, known.seen, known.last = known.count + 1, now, _now()
             if now - known.written < REFRESH:
+                if not known.waits:
+                    known.waits = True
+                    asyncio.get_running_loop().call_later(known.written + REFRESH - now, self._put_late, identity)
                 return
         else:
             if not self._affordable(meta.uid, now):
                 self.dropped += 1
                 return
-            known = _Posted(f"{meta.name[:200]}.{uuid4().hex[:16]}", 1, _now(), now, float("-inf"))
+            known = _Posted(f"{meta.name[:200]}.{uuid4().hex[:16]}", 1, _now(), _now(), now, float("-inf"))
             self._posted[identity] = known
         self._posted.move_to_end(identity)
         while len(self._posted) > REMEMBERED:
             self._posted.popitem(last=False)
-        known.written = now
+        self._put(identity)
+
+    def _put_late(self, identity: _Identity) -> None:
+        if (known := self._posted.get(identity)) is not None and known.waits:
+            self._put(identity)
+
+    def _put(self, identity: _Identity) -> None:
+        known = self._posted[identity]
+        known.written, known.waits = self._clock(), False
         try:
             self._queue.put_nowait(identity)
         except asyncio.QueueFull:
@@ -111,7 +125,7 @@ class Recorder:
         path = f"/api/v1/namespaces/{namespace}/events"
         try:
             if known.created:
-                change: dict[str, Any] = {"count": known.count, "lastTimestamp": _now()}
+                change: dict[str, Any] = {"count": known.count, "lastTimestamp": known.last}
                 path, kind = f"{path}/{known.name}", "application/strategic-merge-patch+json"
                 await self._api.request("PATCH", path, change, content_type=kind)
                 return
@@ -131,7 +145,7 @@ class Recorder:
                 "message": message,
                 "count": known.count,
                 "firstTimestamp": known.first,
-                "lastTimestamp": _now(),
+                "lastTimestamp": known.last,
                 "source": {"component": COMPONENT},
                 "reportingComponent": COMPONENT,
                 "reportingInstance": self._instance,

@@ -14,6 +14,7 @@ from api_objects import Objects, howto, kubectl
 
 from controller.api.common import Condition
 from controller.api.drbdvolume import DeviceStatus, DrbdVolume, DrbdVolumeStatus
+from controller.runtime import events
 from controller.runtime.api_server import ApiServer, Conflict, Invalid, Missing, login
 from controller.runtime.cache import Cache
 from controller.runtime.events import Recorder
@@ -314,6 +315,22 @@ async def test_an_event_is_posted_once_and_its_repetitions_are_counted(
     assert posted["Placed"]["count"] == 4
     assert server.writes["post", "events"] == 2
     assert recorder.dropped == 0
+    posting.cancel()
+
+
+async def test_the_last_repetition_is_told_though_nothing_follows_it(
+    stored: Stored, server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "REFRESH", 0.2)
+    recorder = Recorder(server, "test")
+    posting = asyncio.create_task(recorder.run())
+    for _ in range(3):
+        recorder.record(stored.volume, "Normal", "Placed", "on mk1 and mk2")
+    await until(lambda: server.writes["patch", "events"] == 1)
+    await recorder.flush(20)
+    (posted,) = await events_of(server, namespace)
+    assert posted["count"] == 3
+    assert server.writes["post", "events"] == 1
     posting.cancel()
 
 

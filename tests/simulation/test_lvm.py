@@ -104,6 +104,9 @@ async def test_tags_and_names(host: SimulatedHost) -> None:
     assert await run(host, "lvrename vg0 a b") == (0, '  Renamed "a" to "b" in volume group "vg0"\n')
     report = json.loads((await host.run(["lvs", "--reportformat", "json", "-o", "lv_name,lv_tags"])).stdout)
     assert report["report"][0]["lv"] == [{"lv_name": "b", "lv_tags": "three,two=2"}]
+    await run(host, "lvcreate -y -L 64M -n c vg0")
+    assert await run(host, "lvs --noheadings -o lv_name @three") == (0, "  b\n")
+    assert await run(host, "lvs --noheadings -o lv_name @four") == (0, "")
 
 
 async def test_growing_keeps_what_is_there(host: SimulatedHost) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
@@ -85,9 +86,25 @@ async def test_only_what_this_operation_left_half_made_is_overwritten(
 
 
 async def test_an_image_that_does_not_fit_is_said_so() -> None:
-    with pytest.raises(DriverError, match="No space left") as caught:
+    with pytest.raises(DriverError, match="/srv/image is larger than /dev/drbd1") as caught:
         await Content(ScriptedHost()).write_image("/srv/image", DEVICE, "0" * 64)
-    assert caught.value.reason == "CopyFailed"
+    assert caught.value.reason == "ImageTooLarge"
+
+
+@pytest.mark.parametrize(("missing", "reason"), [("/srv/image", "ImageNotFound"), (DEVICE, "CopyFailed")])
+async def test_an_image_that_is_not_there_is_told_from_a_device_that_is_not(
+    missing: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = ScriptedHost()
+
+    async def fails(source_path: str, device: str) -> tuple[int, str]:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", missing)
+
+    monkeypatch.setattr(host, "copy_image", fails)
+    with pytest.raises(DriverError) as caught:
+        await Content(host).write_image("/srv/image", DEVICE, "0" * 64)
+    assert caught.value.reason == reason
+    assert missing in caught.value.message
 
 
 async def test_the_digest_is_of_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:

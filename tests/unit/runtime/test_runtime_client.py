@@ -89,8 +89,9 @@ async def test_a_server_whose_certificate_names_another_node_is_not_believed(age
     agent.handler = answering(200, STATE.model_dump_json())
     ours = pki.issue_controller(agent.authority, agent.directory / "again")
     async with client_of(ours, "mk2", agent.port) as other:
-        with pytest.raises(Unreachable, match="mk2"):
+        with pytest.raises(Unreachable, match=r"mk2: its certificate is not believed: .*mk2") as caught:
             await other.state()
+    assert "object at" not in str(caught.value)
     assert agent.requests == []
 
 
@@ -147,8 +148,9 @@ async def test_a_request_has_a_limit_and_its_outcome_is_unknown_then(
 async def test_nobody_there_is_an_unknown_outcome(agent: Fixture) -> None:
     ours = pki.issue_controller(agent.authority, agent.directory / "again")
     async with client_of(ours, "mk1", 1) as nobody:
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable) as caught:
             await nobody.delete_volume("r", REMOVAL)
+    assert str(caught.value) == "mk1: no connection to 127.0.0.1:1: Connection refused"
 
 
 async def test_the_request_of_a_decision_goes_to_its_route(agent: Fixture) -> None:
