@@ -78,7 +78,7 @@ def one(console: Console, vm: Object, volumes: list[Object], events: list[Object
     wanted = spec.get("node")
     if wanted and wanted != placement.get("node"):
         table.add_row("wanted node", wanted)
-    if spec.get("state", "Running") != "Running":
+    if spec.get("state", "Running") not in ("Running", view.phase_of(vm)):
         table.add_row("wanted state", spec["state"])
     maximum = f", at most {spec['maxMemory']}" if spec.get("maxMemory") else ""
     table.add_row("memory", f"{spec['memory']}{maximum}; {spec.get('vcpus', 1)} vCPU, {spec.get('type', 'pv')}")

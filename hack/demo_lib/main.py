@@ -27,6 +27,7 @@ from demo_lib.story import Story
 from kubectl_xen.cluster import Cluster, Problem
 
 MAX_HOSTS, MAX_VMS = 20, 200
+CRASH = '{"fault":"guest","host":"mk2","domain":"shaolin","does":"crash"}'
 
 
 def main(arguments: list[str]) -> int:
@@ -71,9 +72,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def _play(options: argparse.Namespace, screen: Screen, folder: Path, cleanup: ExitStack) -> None:
     begun = time.monotonic()
-    screen.heading("Xentandem: two hosts, identical disks, and a VM that moves between them")
     names = [f"mk{number}" for number in range(1, options.hosts + 1)]
     cast = guests(options.vms, names)
+    moving = "a VM that moves" if len(cast) == 1 else f"{len(cast)} VMs that move"
+    screen.heading(f"Xentandem: {len(names)} hosts, identical disks, and {moving} between them")
     kube = _cluster(options, screen, folder, cleanup, names)
     processes = Processes(folder)
     cleanup.callback(_quietly, processes)
@@ -100,10 +102,10 @@ def _play(options: argparse.Namespace, screen: Screen, folder: Path, cleanup: Ex
     proof.judge(screen, hosts, story, evidence)
     screen.line(f"\nAll of it is true. ({time.monotonic() - begun:.0f} s)")
     if options.keep:
-        _keep(screen, kube, processes)
+        _keep(screen, kube, processes, hosts)
 
 
-def _keep(screen: Screen, kube: Kube, processes: Processes) -> None:
+def _keep(screen: Screen, kube: Kube, processes: Processes, hosts: Hosts) -> None:
     screen.heading("Everything goes on until Ctrl-C. In another terminal:")
     if kube.kubeconfig:
         screen.command(f"export KUBECONFIG={kube.kubeconfig}")
@@ -112,6 +114,9 @@ def _keep(screen: Screen, kube: Kube, processes: Processes) -> None:
     screen.command(f"export PATH=$PATH:{bootstrap.VENV / 'bin'}   # for kubectl xen")
     where = f" --context {kube.context} -n {kube.namespace}" if kube.context else ""
     screen.command(f"kubectl xen{where} status")
+    screen.line("And to see what a crash does (docs/start.md has more of it):")
+    screen.command(f"export HOSTS={hosts.control}")
+    screen.command(f"curl -H content-type:application/json $HOSTS/faults -d '{CRASH}'")
     screen.line(f"Logs: {processes.folder}")
     while True:
         processes.alive()

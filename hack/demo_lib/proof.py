@@ -71,7 +71,7 @@ def judge(screen: Screen, hosts: Hosts, story: Story, evidence: Evidence) -> Non
     if broken or different:
         raise DemoFailed("a promise was broken:\n" + "\n".join(f"- {one}" for one in [*broken, *different]))
     for line in lines:
-        screen.console.print(f"  [green]true[/]  {line}")
+        screen.proved(line)
 
 
 def _until_written(hosts: Hosts, story: Story, uids: dict[str, str], than: dict[str, int]) -> dict[str, int]:

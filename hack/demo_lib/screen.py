@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Column, Table
 
 BARS = 8
 
@@ -44,7 +45,12 @@ class Screen:
         self.console.print(f"\n[bold]{escape(text)}[/]")
 
     def command(self, text: str) -> None:
-        self.console.print(f"[cyan]$ {escape(text)}[/]")
+        self.console.print(f"[cyan]$ {escape(text)}[/]", soft_wrap=True)  # the terminal wraps it: to be copied whole
+
+    def proved(self, text: str) -> None:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row("  [green]true[/]", escape(text))
+        self.console.print(grid)
 
     def block(self, text: str) -> None:
         for line in text.rstrip().splitlines():
@@ -72,11 +78,12 @@ class Screen:
             pass
 
     def _bars(self, looks: Iterable[list[Row]]) -> None:
+        # On a narrow terminal the text is wrapped; name, bar and percentage stay
         columns = (
             TextColumn("  {task.description}"),
-            BarColumn(32),
+            BarColumn(max(6, min(32, self.console.width // 4)), table_column=Column(no_wrap=True)),
             TaskProgressColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False)),
         )
         with Progress(*columns, console=self.console) as progress:
             tasks: dict[str, TaskID] = {}
