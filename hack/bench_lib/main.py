@@ -25,7 +25,7 @@ SMALL = {"writes", "latency"}
 
 @dataclass(frozen=True)
 class Sizes:
-    """`small_hosts` for one VM. `hosts` for many: about a hundred replicas a host, in the big ones."""
+    """`small_hosts` for one VM. `hosts` for many: a hundred to two hundred replicas a host."""
 
     moves: int
     hundred: int
@@ -36,7 +36,7 @@ class Sizes:
     start_hosts: int
 
 
-FULL = Sizes(moves=40, hundred=100, settled=1_000, settled_seconds=60.0, start=5_000, hosts=20, start_hosts=100)
+FULL = Sizes(moves=40, hundred=100, settled=1_000, settled_seconds=60.0, start=5_000, hosts=20, start_hosts=50)
 QUICK = Sizes(moves=5, hundred=10, settled=20, settled_seconds=10.0, start=30, hosts=4, start_hosts=4)
 
 
