@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +20,14 @@ from agent.core import Context, Refused, within
 from agent.migration.relay import tune
 from agent.migration.source import Send
 from agent.migration.target import Connection, Receive
+from agent.migration.tls_stream import TlsStream
 from agent.tls import TlsError, client_context, peer_node, server_context
 
 STREAM_LIMIT = 60.0  # seconds: a shorter cut of the link does not end a migration
 LINE_LIMIT = 4096
 FIRST_LINE_SECONDS = 10.0
-BUFFER = 1 << 20
 BIND_AGAIN_SECONDS = 2.0
+CONNECTIONS = 64  # at once, those that have not said who they are among them; more are closed
 
 
 @dataclass(slots=True)
@@ -41,11 +44,12 @@ class Relocation:
     def __init__(self, context: Context, *, stream_limit: float = STREAM_LIMIT) -> None:
         self._context = context
         self._limit = stream_limit
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._bound: tuple[str, int] | None = None
         self._retry: asyncio.Task[None] | None = None
         self._expected: dict[str, Expected] = {}
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._streams: set[TlsStream] = set()
         self._receive = Receive(context, self)
         context.operations.register("migrate-receive", self._receive)
         context.operations.register("migrate-send", Send(context, self, stream_limit=stream_limit))
@@ -65,9 +69,9 @@ class Relocation:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if wanted == self._bound and (self._server is not None) == (wanted is not None):
+        if wanted == self._bound and (self._listener is not None) == (wanted is not None):
             return
-        self._close_server()
+        self._close_listener()
         self._bound = wanted
         if wanted is not None and not await self._listen(wanted):
             self._retry = self._context.tasks.spawn(self._listen_later(wanted), name="relocation: listen again")
@@ -75,16 +79,12 @@ class Relocation:
     async def _listen(self, where: tuple[str, int]) -> bool:
         log = self._context.log(address=where[0], port=where[1])
         try:
-            self._server = await asyncio.start_server(
-                self._serve,
-                *where,
-                ssl=server_context(self._context.tls),
-                ssl_handshake_timeout=FIRST_LINE_SECONDS,
-                limit=BUFFER,
-            )
+            tls = server_context(self._context.tls)
+            self._listener = _bind(*where)
         except (OSError, TlsError) as error:
             log.error("relocation cannot listen", problem=str(error))
             return False
+        self._accepting = self._context.tasks.spawn(self._accept(self._listener, tls), name="relocation: accept")
         log.info("relocation listens", bound=self.port)
         return True
 
@@ -96,22 +96,24 @@ class Relocation:
 
     @property
     def port(self) -> int:
-        if self._server is None or not self._server.sockets:
-            return 0
-        return int(self._server.sockets[0].getsockname()[1])
+        return 0 if self._listener is None else int(self._listener.getsockname()[1])
 
     async def stop(self) -> None:
         self.abort()
 
     def abort(self) -> None:
-        self._close_server()
-        for writer in list(self._writers):
-            writer.transport.abort()
+        self._close_listener()
+        for stream in list(self._streams):
+            stream.abort()
 
-    def _close_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    def _close_listener(self) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            self._accepting = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     # --- for the target's side ----------------------------------------------------------------------------------
 
@@ -133,7 +135,6 @@ class Relocation:
     async def _tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
         tls = client_context(self._context.tls)
         reader, writer = await asyncio.open_connection(address, port, ssl=tls, limit=LINE_LIMIT)
-        self._writers.add(writer)
         try:
             if (who := peer_node(writer.get_extra_info("peercert"))) != node:
                 raise ConnectionError(f"{address}:{port} is {who or 'no agent'}, expected {node}")
@@ -144,41 +145,50 @@ class Relocation:
                 raise ValueError("not an answer")
             return answer
         finally:
-            self._writers.discard(writer)
             writer.transport.abort()
 
     # --- serving ------------------------------------------------------------------------------------------------
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        node = peer_node(writer.get_extra_info("peercert")) or ""
-        log = self._context.log(peer=str(writer.get_extra_info("peername")), peer_node=node)
-        try:
+    async def _accept(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
             try:
-                line = await within(self._context.host, FIRST_LINE_SECONDS, reader.readuntil(b"\n"))
-                question = _parse(line)
-                connection = await self._answer(node, question, reader, writer)
-            except Refused as error:
-                refusal = error.refusal
-                log.warning("relocation refused", reason=refusal.reason, problem=refusal.message)
-                await _say(writer, {"accepted": False, "reason": refusal.reason, "message": refusal.message})
-                return
-            if connection is not None:
-                await connection.ended.wait()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            log.warning("relocation connection ended early", problem=str(error) or type(error).__name__)
-        finally:
-            self._writers.discard(writer)
-            writer.close()
+                sock, address = await loop.sock_accept(listener)
+            except OSError as error:  # the other side left already, or this process has too many files open
+                self._context.log().warning("relocation cannot accept", problem=str(error))
+                await self._context.host.sleep(0.1)
+                continue
+            if len(self._streams) >= CONNECTIONS:
+                sock.close()
+                continue
+            stream = TlsStream(sock, tls, server_side=True)
+            self._streams.add(stream)
+            self._context.tasks.spawn(self._serve(stream, str(address[0])), name=f"relocation: {address[0]}")
 
-    async def _answer(
-        self, node: str, question: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> Connection | None:
+    async def _serve(self, stream: TlsStream, address: str) -> None:
+        log, node = self._context.log(peer=address), ""
+        try:
+            await within(self._context.host, FIRST_LINE_SECONDS, stream.handshake())
+            node = peer_node(stream.certificate) or ""
+            line = await within(self._context.host, FIRST_LINE_SECONDS, stream.read_line(LINE_LIMIT))
+            if (connection := await self._answer(node, _parse(line), stream)) is not None:
+                await connection.ended.wait()
+        except (Refused, ValueError) as error:
+            refusal = error.refusal if isinstance(error, Refused) else Refused("NotUnderstood", str(error)).refusal
+            log.warning("relocation refused", peer_node=node, reason=refusal.reason, problem=refusal.message)
+            await _say(stream, {"accepted": False, "reason": refusal.reason, "message": refusal.message})
+        except (OSError, TimeoutError) as error:
+            log.warning("relocation connection ended early", peer_node=node, problem=str(error) or type(error).__name__)
+        finally:
+            self._streams.discard(stream)
+            stream.close()
+
+    async def _answer(self, node: str, question: dict[str, Any], stream: TlsStream) -> Connection | None:
         """Raises Refused. Returns the stream's connection, which the operation answers and uses from here on."""
         kind, operation = question.get("kind"), question.get("operation")
         if kind == "released" and isinstance(operation, str) and isinstance(epoch := question.get("epoch"), int):
             self._receive.released(operation, node, epoch)
-            await _say(writer, {"accepted": True})
+            await _say(stream, {"accepted": True})
             return None
         if kind != "stream" or not isinstance(operation, str):
             raise Refused("NotUnderstood", f"{self._context.node} does not know what {kind!r} is")
@@ -189,10 +199,21 @@ class Relocation:
             raise Refused("WrongSource", f"operation {operation} comes from {expected.source}, this is {node}")
         if expected.connected.done():
             raise Refused("AlreadyConnected", f"operation {operation} has its stream already")
-        tune(writer.get_extra_info("socket"), self._limit)
-        connection = Connection(reader, writer)
+        tune(stream.socket, self._limit)
+        connection = Connection(stream)
         expected.connected.set_result(connection)
         return connection
+
+
+def _bind(address: str, port: int) -> socket.socket:
+    """A listening socket; "" is every address of both families. Raises OSError."""
+    if not address and socket.has_dualstack_ipv6():
+        listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    else:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family)
+    listener.setblocking(False)
+    return listener
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -205,6 +226,5 @@ def _parse(line: bytes) -> dict[str, Any]:
     return question
 
 
-async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
-    writer.write(json.dumps(answer).encode() + b"\n")
-    await writer.drain()
+async def _say(stream: TlsStream, answer: dict[str, Any]) -> None:
+    await stream.write(json.dumps(answer).encode() + b"\n")

@@ -23,6 +23,7 @@ from agent.host import CommandTimedOut, PipedProcess
 from agent.migration.handover import Meter, disks_now, insist, own_domains
 from agent.migration.recovery import Arrived, Nothing, Remove, judge_target
 from agent.migration.stream import SenderStream
+from agent.migration.tls_stream import TlsStream
 from agent.operations import Cancelled, Operation
 from agent.preflight import arriving, look
 from agent.protocol import DomainDesired, MigrateReceive, OperationRequest, Refusal
@@ -46,8 +47,7 @@ GONE_TWICE_SECONDS = 0.5
 class Connection:
     """The stream's connection, from the endpoint to the operation and back."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    stream: TlsStream
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -161,7 +161,7 @@ class Receive:
         try:
             operation.enter("Receiving")
             process = await self._context.host.pipe(self._context.xen.receive_argv())
-            connection.writer.write(json.dumps({"accepted": True}).encode() + b"\n")
+            await connection.stream.write(json.dumps({"accepted": True}).encode() + b"\n")
             words = await self._carry(operation, connection, process)
         finally:
             self._relocation.expect_no_more(operation.id)
@@ -172,8 +172,8 @@ class Receive:
         """Bytes both ways until the receiver has ended; returns its last words."""
         meter = Meter(self._context, operation, _body(operation.request).domain)
         words: deque[str] = deque(maxlen=5)
-        inbound = asyncio.ensure_future(_inbound(connection, process, meter))
-        outbound = asyncio.ensure_future(_outbound(connection, process))
+        inbound = asyncio.ensure_future(_inbound(connection.stream, process, meter))
+        outbound = asyncio.ensure_future(_outbound(connection.stream, process))
         hearing = asyncio.ensure_future(_hear(process, words))
         ended = asyncio.ensure_future(process.wait())
         stop = asyncio.ensure_future(self._event(operation).wait())
@@ -194,8 +194,10 @@ class Receive:
             if inbound.done() and (error := inbound.exception()) is not None:
                 words.append(f"the stream broke: {error}")
         finally:
-            for task in (inbound, outbound, hearing, ended, stop):
+            tasks = (inbound, outbound, hearing, ended, stop)
+            for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)  # nobody uses the connection any more when it is closed
         return " | ".join(words) or "the receiver said nothing"
 
     async def _after_stream(self, operation: Operation, words: str) -> None:
@@ -345,11 +347,11 @@ def _body(request: OperationRequest) -> MigrateReceive:
     return request.body
 
 
-async def _inbound(connection: Connection, process: PipedProcess, meter: Meter) -> None:
+async def _inbound(connection: TlsStream, process: PipedProcess, meter: Meter) -> None:
     """From the source to the receiver; the headers are read on the way. Backpressure: one piece at a time."""
     stream = SenderStream()
     try:
-        while data := await connection.reader.read(CHUNK):
+        while data := await connection.read():
             stream.feed(data)
             meter.take(stream, now=stream.go)
             await process.stdio.write(data)
@@ -358,15 +360,14 @@ async def _inbound(connection: Connection, process: PipedProcess, meter: Meter) 
             await process.stdio.close_write()
 
 
-async def _outbound(connection: Connection, process: PipedProcess) -> None:
+async def _outbound(connection: TlsStream, process: PipedProcess) -> None:
     """From the receiver to the source. A broken connection does not stop the reading: the receiver must not block."""
     broken = False
     while data := await process.stdio.read(CHUNK):
         if broken:
             continue
         try:
-            connection.writer.write(data)
-            await connection.writer.drain()
+            await connection.write(data)
         except OSError:
             broken = True
 

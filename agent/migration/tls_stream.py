@@ -74,13 +74,14 @@ class TlsStream:
                 self._in.write_eof()
 
     async def read_line(self, limit: int) -> bytes:
-        """Up to the first line's end; what follows is kept for `read`. Raises ConnectionError when none comes."""
+        """Up to the first line's end; what follows is kept for `read`. Raises ValueError when it is too long."""
         line = b""
         while b"\n" not in line:
-            data = await self.read()
+            if len(line) > limit:
+                raise ValueError(f"no end of the line within {limit} bytes")
+            if not (data := await self.read()):
+                raise ConnectionResetError(f"closed in the first line, after {line[:80]!r}")
             line += data
-            if not data or len(line) > limit:
-                raise ConnectionError(f"no line, only {line[:80]!r}")
         line, _, self._line = line.partition(b"\n")
         return line
 

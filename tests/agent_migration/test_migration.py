@@ -14,6 +14,7 @@ from agent.host import PipedProcess
 from agent.migration import target
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.migration.stream import REPORT
+from agent.migration.tls_stream import TlsStream
 from agent.simulation.hypervisor import StreamFault, Xen
 from tests.agent_migration.pair import Pair, until
 
@@ -55,20 +56,17 @@ def report_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     outbound = target._outbound
 
     class Breaking:
-        def __init__(self, writer: asyncio.StreamWriter) -> None:
-            self._writer = writer
+        def __init__(self, stream: TlsStream) -> None:
+            self._stream = stream
 
-        def write(self, data: bytes) -> None:
+        async def write(self, data: bytes) -> None:
             if data.startswith(REPORT[:8]):
-                self._writer.transport.abort()
+                self._stream.abort()
                 raise ConnectionResetError("cut")
-            self._writer.write(data)
+            await self._stream.write(data)
 
-        async def drain(self) -> None:
-            await self._writer.drain()
-
-    async def breaking(connection: target.Connection, process: PipedProcess) -> None:
-        await outbound(target.Connection(connection.reader, cast(Any, Breaking(connection.writer))), process)
+    async def breaking(stream: TlsStream, process: PipedProcess) -> None:
+        await outbound(cast(Any, Breaking(stream)), process)
 
     monkeypatch.setattr(target, "_outbound", breaking)
 
@@ -412,23 +410,17 @@ def report_held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     outbound, gate = target._outbound, asyncio.Event()
 
     class Holding:
-        def __init__(self, writer: asyncio.StreamWriter) -> None:
-            self._writer, self._late = writer, False
+        def __init__(self, stream: TlsStream) -> None:
+            self._stream, self._late = stream, False
 
-        def write(self, data: bytes) -> None:
+        async def write(self, data: bytes) -> None:
             self._late = self._late or data.startswith(REPORT[:8])
-            self._held = data
-            if not self._late:
-                self._writer.write(data)
-
-        async def drain(self) -> None:
             if self._late:
                 await gate.wait()
-                self._writer.write(self._held)
-            await self._writer.drain()
+            await self._stream.write(data)
 
-    async def holding(connection: target.Connection, process: PipedProcess) -> None:
-        await outbound(target.Connection(connection.reader, cast(Any, Holding(connection.writer))), process)
+    async def holding(stream: TlsStream, process: PipedProcess) -> None:
+        await outbound(cast(Any, Holding(stream)), process)
 
     monkeypatch.setattr(target, "_outbound", holding)
     return gate
