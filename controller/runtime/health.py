@@ -26,8 +26,8 @@ class HealthServer:
     async def start(self) -> None:
         """Raises OSError when the address is taken."""
         app = web.Application()
-        app.router.add_get("/healthz", lambda _: _answer(self._alive()))
-        app.router.add_get("/readyz", lambda _: _answer(self._ready()))
+        app.router.add_get("/healthz", self._serve_alive)
+        app.router.add_get("/readyz", self._serve_ready)
         app.router.add_get("/metrics", self._serve_metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -37,9 +37,15 @@ class HealthServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def _serve_alive(self, _: web.Request) -> web.Response:
+        return _answer(self._alive())
+
+    async def _serve_ready(self, _: web.Request) -> web.Response:
+        return _answer(self._ready())
+
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-async def _answer(wrong: str) -> web.Response:
+def _answer(wrong: str) -> web.Response:
     return web.Response(status=503 if wrong else 200, text=f"{wrong or 'ok'}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -127,3 +128,21 @@ async def test_a_lease_that_was_lost_with_its_number_is_raised_above_what_the_ag
     )
     assert last.elector.term > first.elector.term
     await scene.until_ready("XenNode", "mk1")
+
+
+async def test_a_controller_that_hears_nothing_from_the_api_server_stops_acting_and_ends(
+    scene: Scene, cluster: devcluster.Cluster
+) -> None:
+    first = await scene.start()
+    await scene.until_ready("XenNode", "mk1")
+    await scene.until_settled()
+    cluster.process.send_signal(signal.SIGSTOP)
+    try:
+        ended = await asyncio.wait_for(scene.ended(first), 60)
+    finally:
+        cluster.process.send_signal(signal.SIGCONT)
+    assert isinstance(ended, LeadershipLost)
+    assert not first.elector.leading
+    second = await scene.start_controller()
+    await scene.until_settled()
+    assert object_writes(second) == 0
