@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from agent.simulation.drbd_volume import Volume
 
 
-def kib(length: int) -> int:
-    return -(-length // 1024)
+def sectors(length: int) -> int:
+    return -(-length // 512)
 
 
 def usable_disk(volume: Volume) -> bool:
@@ -36,7 +36,8 @@ def replicates(volume: Volume) -> bool:
 async def write(volume: Volume, offset: int, data: bytes) -> None:
     """Returns when the write is acknowledged. Raises OSError (EIO: no disk, here or there, took it)."""
     simulation = volume.host.simulation
-    volume.in_flight += 1
+    here_and_there = (offset, len(data))
+    volume.writing.append(here_and_there)
     try:
         await simulation.changed.wait_until(lambda: volume.state.suspended == "no")
         await _data_accessible(volume)
@@ -49,7 +50,7 @@ async def write(volume: Volume, offset: int, data: bytes) -> None:
         if not (here or there) or not volume.host.on:
             raise os_error(errno.EIO, volume.path)
     finally:
-        volume.in_flight -= 1
+        volume.writing.remove(here_and_there)
 
 
 async def _data_accessible(volume: Volume) -> None:
@@ -92,13 +93,13 @@ def _write_here(volume: Volume, offset: int, data: bytes) -> bool:
     except OSError:
         volume.disk_failed()
         return False
-    volume.counters.written += kib(len(data))
+    volume.counters.written += sectors(len(data))
     return True
 
 
 def write_received(volume: Volume, offset: int, data: bytes) -> bool:
     """The peer's write arrives here; False when this side could not take it."""
-    volume.counters.received += kib(len(data))
+    volume.counters.received += sectors(len(data))
     if usable_disk(volume) and disk_rank(volume.state.peer_disk) < disk_rank("Inconsistent"):
         # This is the only disk: what the peer's will lack when it is back is to be known here
         volume.log_of_activity.note(offset, len(data))
@@ -110,7 +111,7 @@ def write_received(volume: Volume, offset: int, data: bytes) -> bool:
     except OSError:
         volume.disk_failed()
         return False
-    volume.counters.written += kib(len(data))
+    volume.counters.written += sectors(len(data))
     return True
 
 
@@ -123,7 +124,7 @@ async def read(volume: Volume, offset: int, length: int) -> bytes:
         except OSError:
             volume.disk_failed()
         else:
-            volume.counters.read += kib(length)
+            volume.counters.read += sectors(length)
             return data
     session = volume.session
     if session is not None and volume.state.peer_disk == "UpToDate":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.simulation import drbd_events
 from agent.simulation.drbd_handshake import handshake
-from agent.simulation.drbd_io import kib, usable_disk, write_received
+from agent.simulation.drbd_io import sectors, usable_disk, write_received
 from agent.simulation.drbd_resync import Resync
 from agent.simulation.drbd_state import UNKNOWN, StateError, disk_rank
 
@@ -52,7 +52,7 @@ class Session:
         peer = self.peer(volume)
         if not usable_disk(peer):
             return False
-        volume.counters.sent += kib(len(data))
+        volume.counters.sent += sectors(len(data))
         if not write_received(peer, offset, data):
             return False
         if peer.state.disk == "Inconsistent":
@@ -71,9 +71,9 @@ class Session:
         except OSError:
             peer.disk_failed()
             return None
-        peer.counters.read += kib(length)
-        peer.counters.sent += kib(length)
-        volume.counters.received += kib(length)
+        peer.counters.read += sectors(length)
+        peer.counters.sent += sectors(length)
+        volume.counters.received += sectors(length)
         return data if await self.reach(volume) else None
 
     def expire(self, volume: Volume, seconds: float) -> None:

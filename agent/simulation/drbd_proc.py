@@ -44,8 +44,8 @@ def _device(minor: int, volume: Volume) -> Iterator[str]:
     yield (
         f"{minor:2}: cs:{state.cs} ro:{state.role}/{state.peer_role} ds:{state.disk}/{state.peer_disk} "
         f"{protocol} {flags}\n"
-        f"    ns:{counters.sent} nr:{counters.received} dw:{counters.written} dr:{counters.read} "
-        f"al:{counters.al_writes} bm:0 lo:0 pe:0 ua:0 ap:{volume.in_flight} ep:1 wo:f oos:{volume.out_of_sync}\n"
+        f"    ns:{counters.sent // 2} nr:{counters.received // 2} dw:{counters.written // 2} dr:{counters.read // 2} "
+        f"al:{counters.al_writes} bm:0 lo:0 pe:0 ua:0 ap:{len(volume.writing)} ep:1 wo:f oos:{volume.out_of_sync}\n"
     )
     resync = volume.session.resync if volume.session is not None else None
     if resyncing(state.cs) and resync is not None and resync.progress is not None:

@@ -227,7 +227,7 @@ class Resync:
                 end.disk_failed()
                 return False
         copy(source.backing.file, target.backing.file, first * md.BLOCK, last * md.BLOCK)
-        amount = (last - first) * (md.BLOCK // 1024)
+        amount = (last - first) * (md.BLOCK // 512)
         source.counters.read += amount
         source.counters.sent += amount
         target.counters.received += amount

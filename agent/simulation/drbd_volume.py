@@ -49,7 +49,7 @@ class Net:
 
 @dataclass
 class Counters:
-    """KiB since the device was attached or connected, as /proc/drbd counts."""
+    """Sectors of 512 bytes since the device was attached or connected; /proc/drbd and drbdsetup show KiB."""
 
     sent: int = 0
     received: int = 0
@@ -78,7 +78,7 @@ class Volume:
         self.counters = Counters()
         self.known_size = 0  # bytes; also what the peer said while there is no disk here
         self.opens = {"r": 0, "w": 0}
-        self.in_flight = 0  # writes that are not acknowledged yet
+        self.writing: list[tuple[int, int]] = []  # (offset, length) of what is not acknowledged yet
         self.attached_as = "Diskless"  # the disk's own claim while it is Negotiating
         self.exposed = 0  # identifier of the data that was last shown to whoever has the device open
         self.new_uuid_due = False
@@ -362,11 +362,11 @@ class Volume:
         attaching = self.state.disk == "Attaching"
         return {
             "size": self.known_size // KIB if self.state.disk != "Diskless" or self.session else 0,
-            "read": self.counters.read,
-            "written": self.counters.written,
+            "read": self.counters.read // 2,
+            "written": self.counters.written // 2,
             "al-writes": self.counters.al_writes,
             "bm-writes": 0,
-            "upper-pending": self.in_flight,
+            "upper-pending": len(self.writing),
             "lower-pending": 2 if attaching else 0,
             "al-suspended": "yes" if self.state.al_suspended else "no",
             "blocked": "upper" if attaching or self.state.cs == "StartingSyncT" else "no",
@@ -374,10 +374,10 @@ class Volume:
 
     def peer_statistics(self) -> dict[str, str | int]:
         return {
-            "received": self.counters.received,
-            "sent": self.counters.sent,
+            "received": self.counters.received // 2,
+            "sent": self.counters.sent // 2,
             "out-of-sync": self.out_of_sync,
-            "pending": self.in_flight if self.net is not None else 0,
+            "pending": len(self.writing) if self.net is not None else 0,
             "unacked": 0,
         }
 

@@ -200,7 +200,7 @@ class SimulatedHost:
 
     async def _chunks(self, path: str) -> AsyncIterator[bytes]:
         if self.files.exists(path):
-            yield self.files.read(path).encode("latin-1")
+            yield self.files.read(path).encode()
             return
         real = self.directory / "files" / path.lstrip("/")
         if not real.exists():

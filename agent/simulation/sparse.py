@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CHUNK = 1 << 20
+SECTOR = 512
 
 
 class SparseFile:
@@ -82,12 +83,19 @@ def _clear(target: SparseFile, start: int, end: int) -> None:
             target.write(offset, bytes(min(CHUNK, last - offset)))
 
 
-def first_difference(a: SparseFile, b: SparseFile, size: int) -> int | None:
-    """Offset of the first byte in 0..size that differs (to the chunk's accuracy it is exact), or None."""
+def first_difference(a: SparseFile, b: SparseFile, size: int, apart: Sequence[tuple[int, int]] = ()) -> int | None:
+    """Offset of the first byte in 0..size that differs, or None.
+
+    `apart`: ranges (offset, length) that may differ; a sector of 512 bytes that one touches is left out.
+    """
     for first, last in sorted([*a.data_ranges(0, size), *b.data_ranges(0, size)]):
         for offset in range(first, last, CHUNK):
             length = min(CHUNK, last - offset)
             left, right = a.read(offset, length), b.read(offset, length)
-            if left != right:
-                return offset + next(i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x != y)
+            if left == right:
+                continue
+            for at in range(offset, offset + length, SECTOR):
+                one, other = (part[at - offset : at - offset + SECTOR] for part in (left, right))
+                if one != other and not any(at < begin + count and begin < at + SECTOR for begin, count in apart):
+                    return at + next(i for i, (x, y) in enumerate(zip(one, other, strict=True)) if x != y)
     return None

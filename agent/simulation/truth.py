@@ -160,16 +160,18 @@ class Truth:
         replicas = self.replicas(resource)
         if len(replicas) < 2:
             return f"{resource} has {len(replicas)} replica(s): {', '.join(replicas) or 'none'}"
+        volumes = [host.drbd.resources.get(resource) for host in self._simulation.hosts.values()]
+        under_way = [part for volume in volumes if volume is not None for part in volume.writing]
         (first, one), *others = replicas.items()
         for name, other in others:
             if one.size != other.size:
                 return f"{resource} has {one.size} bytes on {first}, {other.size} on {name}"
-            if (at := first_difference(one, other, one.size)) is not None:
+            if (at := first_difference(one, other, one.size, under_way)) is not None:
                 return f"{resource} differs at byte {at} between {first} and {name}"
         return None
 
     def replicas_identical(self, resource: str) -> bool:
-        """Every byte, on at least two hosts. A write under way makes a difference: ask when nothing writes."""
+        """Every byte, on at least two hosts; but for what is being written now and is not acknowledged."""
         return self.difference(resource) is None
 
     def summary(self) -> dict[str, Any]:

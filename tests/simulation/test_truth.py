@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from drbd_helpers import BLOCK, RESOURCE, config, pair
+from drbd_helpers import BLOCK, RESOURCE, config, pair, until_quiet
 
 from agent.simulation.cluster import Simulation
 from agent.simulation.truth import Truth
@@ -114,3 +115,32 @@ async def test_replicas_are_compared_byte_by_byte(tmp_path: Path) -> None:
         assert not truth.replicas_identical(RESOURCE)
         await one.ok(one.mk2, "drbdadm", "wipe-md", "--force", RESOURCE)
         assert truth.difference(RESOURCE) == "vm_shaolin has 1 replica(s): mk1"
+
+
+async def test_a_write_under_way_is_no_difference(tmp_path: Path) -> None:
+    async with pair(tmp_path) as one:
+        await one.in_sync(config())
+        await one.ok(one.mk1, "drbdsetup", "primary", "1")
+        writing = asyncio.ensure_future(one.write(one.mk1, 3))
+        await until_quiet()
+        assert one.on_disk(one.mk1, 3) != one.on_disk(one.mk2, 3)
+        assert one.simulation.truth.replicas_identical(RESOURCE)
+        await writing
+        one.simulation.cut_link("mk1", "mk2")
+        await one.write(one.mk1, 4)
+        assert not one.simulation.truth.replicas_identical(RESOURCE)  # acknowledged, and on one side only
+
+
+async def test_the_same_seed_tells_the_same_story(tmp_path: Path) -> None:
+    async def story(directory: Path, seed: int) -> tuple[str, str]:
+        async with pair(directory, seed=seed) as one:
+            await one.in_sync(config())
+            one.simulation.power_off("mk1")
+            one.simulation.power_on("mk1")
+            await one.ok(one.mk1, "drbdadm", "up", RESOURCE)
+            await one.settled()
+            return one.simulation.truth.story(), one.mk1.boot_id + one.volume(one.mk1).block.get_gi()
+
+    first = await story(tmp_path / "a", 1)
+    assert first == await story(tmp_path / "b", 1)
+    assert first[1] != (await story(tmp_path / "c", 2))[1]
