@@ -69,7 +69,8 @@ class TlsStream:
                     return bytes(self._clear[:count])
             except ssl.SSLEOFError:  # closed without TLS's own goodbye, as a process does that is killed
                 return bytes(self._clear[:count])
-            await self._flush()  # what TLS has to say by itself (new keys)
+            # What TLS has to say by itself (new keys) goes with the next write: a reader that waited for a writer
+            # could wait for ever, when the other side's reader does the same.
             if not await self._receive():
                 self._in.write_eof()
 
