@@ -7,7 +7,7 @@ from dataclasses import replace
 from agent.protocol import DomainRemoval, Refusal
 from controller.api.xenvm import Placement, XenVM
 from controller.domain import grants, migration
-from controller.domain.actions import FINALIZER, Decision, DeleteDomain, PutDomain, Refused, due, refusal_of
+from controller.domain.actions import FINALIZER, PASSING, Decision, DeleteDomain, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.placement import place_vm
 from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM
@@ -285,6 +285,8 @@ def _ended_by_guest(case: VmCase, report: Report) -> Decision | None:
         ).decision()
     if here.status in ("starting", "stopping"):
         phase = "Starting" if here.status == "starting" else "Stopping"
+        if here.problem is not None and here.status == "starting" and here.problem.reason in PASSING:
+            return None  # its disk was demoted when the start came: promoted again, it is asked for again
         if here.problem is not None:
             return report.stalled(phase, here.problem).decision()
         if here.restart.next_at:

@@ -6,7 +6,7 @@ import pytest
 
 from agent.protocol import Refusal, RestartState
 from controller.api.xennode import XenNode
-from controller.domain.actions import PASSING_SECONDS, PutDomain, Refused
+from controller.domain.actions import PASSING_SECONDS, PutDomain, PutVolume, Refused
 from controller.domain.node import decide_node
 from tests.unit.domain.worlds import (
     NOW,
@@ -44,6 +44,20 @@ def test_a_refusal_that_passes_by_itself_is_no_alarm_and_soon_asked_again():
     assert decision.look_again == PASSING_SECONDS
     assert asked(decision, PutDomain) == []
     worlds.now = NOW + PASSING_SECONDS
+    assert len(asked(worlds.decide_vm(), PutDomain)) == 1
+
+
+def test_a_disk_that_was_demoted_when_the_start_came_is_promoted_and_the_start_asked_for_again():
+    worlds = howto(created=True)
+    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
+    lost = Refusal(reason="DiskNotPrimary", message="vm_shaolin is Secondary here")
+    worlds.tell("mk1", vms={VM_UID: vm_state(status="starting", domid=None, problem=lost)})
+    decision = worlds.decide_vm()
+    assert "Stalled" not in conditions(decision)
+    (promotion,) = asked(decision, PutVolume)
+    assert (promotion.host, promotion.body.role) == ("mk1", "Primary")
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary")})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(forced=False, peer=peer(role="Primary"))})
     assert len(asked(worlds.decide_vm(), PutDomain)) == 1
 
 
