@@ -341,7 +341,7 @@ class Controller:
                 self.supervisors.forget(change.key[2])
         self.queue.add(change.key)
         self._enqueue(CONCERNED[change.key[0]](self.cache, change))
-        self.shell.free(change.freed)
+        self.shell.free(change.key, change.freed)
 
     def _host_changed(self, change: HostChange) -> None:
         if not self._acting:

@@ -30,7 +30,7 @@ from controller.runtime.events import Recorder
 from controller.runtime.index import Claim
 from controller.runtime.metrics import Metrics
 from controller.runtime.queue import ObjectKey, WorkQueue
-from controller.runtime.status import Stale, Writer, Written, differs, finalizers_after
+from controller.runtime.status import Stale, Writer, differs, finalizers_after
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Shell:
         self._cache, self._queue, self._supervisors = cache, queue, supervisors
         self._leadership, self._recorder, self._metrics = leadership, recorder, metrics
         self._changed, self._on_step, self._decide, self._now = changed, on_step, decide, now
-        self._writer = Writer(api, cache)
+        self._writer = Writer(api, cache, changed, self.free)
         self._view = View(cache, supervisors)
         self._lazy: dict[ObjectKey, float] = {}  # since when a lazy status waits
         self.lanes = Lanes(queue, self._send, now=now)
@@ -176,21 +176,19 @@ class Shell:
             self._queue.add_after(key, left)
         return left > 0
 
-    async def _write(self, key: ObjectKey, what: str, write: Callable[[], Awaitable[Written]]) -> ApiObject:
+    async def _write(self, key: ObjectKey, what: str, write: Callable[[], Awaitable[ApiObject]]) -> ApiObject:
         await self._on_step(f"before {what}", key)
         self._check_leading()
-        written = await write()
-        if written.change is not None:
-            self._changed(written.change)
-        self.free(written.freed)
+        found = await write()
         await self._on_step(f"after {what}", key)
-        return written.found
+        return found
 
-    def free(self, claims: tuple[Claim, ...]) -> None:
-        """Names are free again: whoever waits for one looks."""
+    def free(self, holder: ObjectKey, claims: tuple[Claim, ...]) -> None:
+        """Names are free again: whoever else waits for one looks."""
         for claim in claims:
             for key in self._cache.claimants(claim):
-                self._queue.add(key)
+                if key != holder:
+                    self._queue.add(key)
 
     # --- act
 

@@ -6,7 +6,7 @@ takes the answer at once. What a write that got no answer did is found out by re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal
 
 import structlog
@@ -24,23 +24,24 @@ class Stale(Exception):
     """The object is not the one that was decided about any more (or may not be): drop the decision, look again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The object after the write, what that changed in the cache, and the names that became free."""
-
-    found: ApiObject
-    change: Change | None
-    freed: tuple[Claim, ...] = ()
-
-
 class Writer:
-    """Writes status and finalizers, and keeps the cache as new as what was written."""
+    """Writes status and finalizers, and keeps the cache as new as what was written.
 
-    def __init__(self, api: ApiServer, cache: Cache) -> None:
-        self._api, self._cache = api, cache
+    `changed` is told of everything that the cache learns here: the watch will not tell it again. `freed`: of names that
+    the object does not hold any more.
+    """
 
-    async def put_status(self, key: ObjectKey, decided_from: ApiObject, status: Status) -> Written:
-        """Replace the status of exactly that version of the object.
+    def __init__(
+        self,
+        api: ApiServer,
+        cache: Cache,
+        changed: Callable[[Change], None],
+        freed: Callable[[ObjectKey, tuple[Claim, ...]], None],
+    ) -> None:
+        self._api, self._cache, self._changed, self._freed = api, cache, changed, freed
+
+    async def put_status(self, key: ObjectKey, decided_from: ApiObject, status: Status) -> ApiObject:
+        """Replace the status of exactly that version of the object; returns it as it is then.
 
         Raises Stale; Invalid when the schema refuses the status.
         """
@@ -55,12 +56,12 @@ class Writer:
             await self._find_out(key)
             raise Stale(str(error)) from error
         except BaseException:
-            self._cache.settle(key)
+            self._freed(key, self._cache.settle(key))
             raise
         return self._take(key, answer)
 
-    async def put_finalizers(self, key: ObjectKey, decided_from: ApiObject, finalizers: tuple[str, ...]) -> Written:
-        """Set metadata.finalizers of exactly that version of the object. Raises Stale."""
+    async def put_finalizers(self, key: ObjectKey, decided_from: ApiObject, finalizers: tuple[str, ...]) -> ApiObject:
+        """Set metadata.finalizers of exactly that version of the object; returns it as it is then. Raises Stale."""
         meta = decided_from.metadata
         patch = {
             "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": list(finalizers)}
@@ -80,12 +81,13 @@ class Writer:
     async def refresh(self, key: ObjectKey) -> None:
         """Read the object anew into the cache. Raises Unanswered, ApiError; then names of a lost write stay held."""
         known = self._cache.get(key)
+        change = None
         try:
-            self._cache.upsert(await self._api.get(key))
+            change = self._cache.upsert(await self._api.get(key))
         except Missing:
             if known is not None:
-                self._cache.remove_key(key, known.metadata.uid)
-        self._cache.settle(key)
+                change = self._cache.remove_key(key, known.metadata.uid)
+        self._tell(change, key)
 
     async def _find_out(self, key: ObjectKey) -> None:
         try:
@@ -93,14 +95,20 @@ class Writer:
         except Unanswered as error:
             log.warning("unknown whether a write happened", object=key, error=str(error))
 
-    def _take(self, key: ObjectKey, answer: dict[str, Any]) -> Written:
+    def _take(self, key: ObjectKey, answer: dict[str, Any]) -> ApiObject:
         gone = "deletionTimestamp" in answer["metadata"] and not answer["metadata"].get("finalizers")
         change = self._cache.remove(answer) if gone else self._cache.upsert(answer)
-        freed = self._cache.settle(key)
+        self._tell(change, key)
         found = self._cache.get(key) or (change.old if change else None)
         if found is None:
             raise Stale(f"{key} was deleted while it was written")
-        return Written(found, change, freed)
+        return found
+
+    def _tell(self, change: Change | None, key: ObjectKey) -> None:
+        freed = self._cache.settle(key)
+        if change is not None:
+            self._changed(change)
+        self._freed(key, freed)
 
 
 Finalizing = Literal["add", "remove"]

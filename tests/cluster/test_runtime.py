@@ -16,8 +16,9 @@ from controller.api.common import Condition
 from controller.api.drbdvolume import DeviceStatus, DrbdVolume, DrbdVolumeStatus
 from controller.runtime import events
 from controller.runtime.api_server import ApiServer, Conflict, Invalid, Missing, login
-from controller.runtime.cache import Cache
+from controller.runtime.cache import Cache, Change
 from controller.runtime.events import Recorder
+from controller.runtime.index import Claim
 from controller.runtime.lease import Elector, LeadershipLost, Timing
 from controller.runtime.queue import ObjectKey
 from controller.runtime.resync import resync
@@ -143,7 +144,9 @@ class Stored:
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self.cache = Cache()
-        self.writer = Writer(server, self.cache)
+        self.changes: list[Change] = []
+        self.freed: list[Claim] = []
+        self.writer = Writer(server, self.cache, self.changes.append, lambda _, claims: self.freed.extend(claims))
         self.key: ObjectKey = ("DrbdVolume", namespace, "vm-shaolin")
 
     @property
@@ -169,7 +172,7 @@ def stored(server: ApiServer, namespace: str, objects: Objects) -> Stored:
 async def test_a_status_is_read_back_as_it_was_written_and_not_written_twice(stored: Stored, server: ApiServer) -> None:
     before = stored.volume
     written = await stored.writer.put_status(stored.key, before, stored.status(5))
-    assert written.found is stored.volume, "the cache has the answer at once"
+    assert written is stored.volume, "the cache has the answer at once"
     assert stored.volume.status.device == DeviceStatus(minor=5, port=7789)
     assert not differs(stored.status(5), stored.volume)
     assert DrbdVolume.from_object(await server.get(stored.key)) == stored.volume
@@ -183,13 +186,17 @@ async def test_a_decision_from_an_old_version_is_dropped_and_the_cache_is_new_th
     other = Cache()
     assert other.upsert({**json.loads(old.model_dump_json(by_alias=True)), "kind": "DrbdVolume"}) is not None
     await stored.writer.put_status(stored.key, old, stored.status(5))
-    late = Writer(stored.writer._api, other)
+    told: list[Change] = []
+    freed: list[Claim] = []
+    late = Writer(stored.writer._api, other, told.append, lambda _, claims: freed.extend(claims))
     with pytest.raises(Stale):
         await late.put_status(stored.key, old, stored.status(6))
     found = other.get(stored.key)
     assert isinstance(found, DrbdVolume)
     assert found.status.device == DeviceStatus(minor=5, port=7789)
     assert other.numbers("minor") == {1, 5}, "the names of the dropped status are free again"
+    assert ("minor", "6") in freed, "and whoever waits for them hears it"
+    assert [change.new for change in told] == [found], "the watch will not tell of that version again"
 
 
 async def test_a_status_for_an_object_that_was_made_anew_under_its_name_is_dropped(
@@ -248,11 +255,10 @@ async def test_removing_the_last_finalizer_of_a_deleted_object_removes_it_from_t
     kubectl(cluster, "delete", "dvol", "-n", namespace, "vm-shaolin", "--wait=false")
     await stored.writer.refresh(stored.key)
     assert stored.volume.deleting
-    written = await stored.writer.put_finalizers(stored.key, stored.volume, ())
+    await stored.writer.put_finalizers(stored.key, stored.volume, ())
     assert stored.cache.get(stored.key) is None
-    assert written.change is not None
-    assert written.change.new is None
-    assert ("minor", "1") in written.change.freed
+    assert stored.changes[-1].new is None
+    assert ("minor", "1") in stored.changes[-1].freed
     with pytest.raises(Missing):
         await server.get(stored.key)
 
