@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import devcluster
 import pytest
 from api_objects import PROJECT, Objects, kubectl
 from kubernetes import client, config
 
-from controller.api.common import GROUP
+from controller.api.common import GROUP, VERSION
 from controller.api.crd import KINDS
 
 _NUMBERS = itertools.count(1)
@@ -44,11 +45,27 @@ def api(cluster: devcluster.Cluster) -> client.ApiClient:
 
 
 @pytest.fixture
-def namespace(api: client.ApiClient) -> str:
-    """A namespace of the test's own."""
+def namespace(api: client.ApiClient) -> Iterator[str]:
+    """A namespace of the test's own, empty of custom objects at the end: names on hosts are the whole cluster's."""
     name = f"test-{next(_NUMBERS)}"
     client.CoreV1Api(api).create_namespace({"metadata": {"name": name}})
-    return name
+    yield name
+    _empty(client.CustomObjectsApi(api), name)
+
+
+def _empty(api: client.CustomObjectsApi, namespace: str) -> None:
+    """Without a controller nobody takes finalizers away: they are taken away here."""
+    for kind in KINDS:
+        if not kind.namespaced:
+            continue
+        where = (GROUP, VERSION, namespace, kind.plural)
+        api.delete_collection_namespaced_custom_object(*where)
+        left: Any = api.list_namespaced_custom_object(*where)
+        for one in left["items"]:
+            unprotected: dict[str, Any] = {"metadata": {"finalizers": []}}
+            api.patch_namespaced_custom_object(
+                *where, one["metadata"]["name"], unprotected, _content_type="application/merge-patch+json"
+            )
 
 
 @pytest.fixture

@@ -66,8 +66,6 @@ class Place:
 @pytest.fixture
 def place(cluster: devcluster.Cluster, namespace: str) -> Iterator[Place]:
     yield Place(cluster, namespace)
-    # Names of domains and hosts are the whole cluster's: other tests have a shaolin and an mk1, too
-    kubectl(cluster, "delete", "xvm,dvol", "--all", "-n", namespace)
     kubectl(cluster, "delete", "xnode", "--all")
 
 
