@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HEADER = "version: 8.4.11 (api:1/proto:86-101)\nsrcversion: F73C670A7EC572DB9CF3E5B \n"
 WIDTH = 80
+KIB = 1024
 GIB_BLOCKS = 1 << 18
 
 
@@ -75,11 +76,10 @@ def _progress(volume: Volume) -> Iterator[str]:
 
 
 def done_percent(volume: Volume) -> str | None:
-    """As `status` prints it; None when no resync runs."""
-    resync = volume.session.resync if volume.session is not None else None
-    if not resyncing(volume.state.cs) or resync is None or resync.progress is None:
+    """Of the whole device, as `status` prints it; None when no resync runs."""
+    if not resyncing(volume.state.cs) or not volume.known_size:
         return None
-    return f"{resync.progress.percent:.2f}"
+    return f"{100 * (1 - volume.out_of_sync * KIB / volume.known_size):.2f}"
 
 
 def status(volumes: Sequence[Volume], *, verbose: bool, statistics: bool) -> str:

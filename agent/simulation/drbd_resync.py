@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MARKS = 8  # the kernel's DRBD_SYNC_MARKS
 MARK_STEP = 3.0  # seconds
+KIB_PER_BLOCK = md.BLOCK // 1024
 
 
 class Progress:
@@ -35,20 +36,18 @@ class Progress:
 
     @property
     def per_mille(self) -> int:
-        return 1000 - self.left * 1000 // self.total if self.total else 1000
-
-    @property
-    def percent(self) -> float:
-        return (self.total - self.left) * 100 / self.total if self.total else 100.0
+        """As coarse as the kernel's: in units of 1024 blocks."""
+        shift = 16 if self.total > 0xFFFFFFFF else 10
+        return 1000 - (self.left >> shift) * 1000 // (1 + (self.total >> shift))
 
     def speeds(self, now: float) -> tuple[int, int, int]:
-        """(seconds left, KiB/s of late, KiB/s since the beginning)."""
+        """(seconds left, KiB/s of late, KiB/s since the beginning), in the kernel's integers."""
         at, left = self._marks[1] if len(self._marks) == MARKS else self._marks[0]
         seconds = max(1, int(now - at))
         done = left - self.left
         remaining = seconds * (self.left // (done // 100 + 1)) // 100
-        average = (self.total - self.left) * 4 // max(1, int(now - self.started))
-        return remaining, done * 4 // seconds, average
+        average = (self.total - self.left) // max(1, int(now - self.started))
+        return remaining, done // seconds * KIB_PER_BLOCK, average * KIB_PER_BLOCK
 
 
 class Resync:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from drbd_helpers import CONFIG, DEVICE, RESOURCE, SAMPLES, Pair, config, pair, sample, without_numbers
 
+from agent.simulation.drbd_resync import Progress
+
 TWO = "allow-two-primaries yes;"
 TOUR = [name.removesuffix(".mk1.txt") for name in sorted(path.name for path in SAMPLES.glob("[01][0-9]-*.mk1.txt"))]
 TOUR = [name for name in TOUR if not name.endswith("dmesg")]
@@ -155,3 +157,25 @@ async def test_one_bad_file_breaks_every_call(tmp_path: Path) -> None:
         assert said.exit == 10
         assert "conflicting use of device-minor 'device-minor:mk1:1'" in said.stderr
         assert CONFIG in said.stderr
+
+
+@pytest.mark.parametrize(("host", "left", "seconds"), [("mk1", 53512, 4), ("mk2", 45832, 6)], ids=["source", "target"])
+async def test_the_numbers_of_a_resync(tmp_path: Path, host: str, left: int, seconds: int) -> None:
+    """Bar, percent, time and speeds are the kernel's integers: the recorded lines come out of the recorded numbers."""
+    recorded = re.findall(r"^\t.*\n", (SAMPLES / f"03-SyncSource-progress.{host}.txt").read_text(), re.M)[:2]
+    async with pair(tmp_path) as one:
+        await one.configure(config(rate="3M"))
+        for each in one.both:
+            await one.prepare(each)
+        await one.until(lambda: one.volume(one.mk1).state.cs == "Connected")
+        await one.ok(one.mk1, "drbdadm", "primary", "--force", RESOURCE)
+        await one.until(lambda: one.volume(one.mk2).state.cs == "SyncTarget")
+        await one.simulation.clock.sleep(0.5)
+        session = one.volume(one.mk1).session
+        assert session is not None
+        assert session.resync is not None
+        now = one.simulation.clock.now()
+        session.resync.progress = Progress(65496 // 4, now - seconds)
+        session.resync.progress.left = left // 4
+        said = one.simulation.hosts[host].files.read("/proc/drbd")
+        assert re.findall(r"^\t.*\n", said, re.M) == recorded
