@@ -9,6 +9,7 @@ decides: agents refuse the lower one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -141,7 +142,8 @@ class Elector:
             try:
                 await self._renew({"leaseTransitions": above + 1})
             except Conflict:
-                await self._check()
+                with contextlib.suppress(LeadershipLost):  # `keep` ends the process for it
+                    await self._check()
                 return False
             except (ApiError, Unanswered) as error:
                 log.warning("term was not raised", error=str(error))
