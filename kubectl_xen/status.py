@@ -90,6 +90,9 @@ def one(console: Console, vm: Object, volumes: list[Object], events: list[Object
         table.add_row(f"network {number}", f"{network['bridge']}  {mac}")
     for label, text in _moves(vm):
         table.add_row(label, escape(text))
+    restart = view.condition(vm, "RestartNeeded")
+    if restart and restart["status"] == "True":
+        table.add_row("restart", escape(restart.get("message", "")))
     if status.get("operation"):
         operation = status["operation"]
         table.add_row("operation", escape(f"{operation['plan']}, {operation['step']}: {operation.get('message', '')}"))

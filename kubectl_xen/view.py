@@ -41,7 +41,7 @@ class Note:
 
 
 def note(thing: Object) -> Note | None:
-    """Why the object is not Ready; None when it is."""
+    """Why the object is not as it shall be; None when it is."""
     if not current(thing):
         return Note(False, "NotYetSeen", "the controller has not looked at the last change yet")
     stalled = condition(thing, "Stalled")
@@ -51,7 +51,10 @@ def note(thing: Object) -> Note | None:
     if ready is None:
         return Note(False, "NotYetSeen", "the controller has not looked at it yet")
     if ready["status"] == "True":
-        return None
+        # It can be used, and yet something is on its way or missing: a blocked move, a replica
+        found = (condition(thing, kind) for kind in ("Degraded", "Reconciling"))
+        open_ = next((one for one in found if one and one["status"] == "True"), None)
+        return Note(False, open_["reason"], open_.get("message", "")) if open_ else None
     return Note(False, ready["reason"], ready.get("message", ""))
 
 

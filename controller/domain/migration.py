@@ -172,7 +172,9 @@ def _give_up(move: Move, report: Report, ended: OperationState) -> Decision:
         return _ask(move, report, (move.cancel(move.target),), f"{move.target} destroys the incoming copy")
     outcome = "Cancelled" if ended.outcome == "Cancelled" or record.cancel_requested else "Failed"
     why = ended.refusal.message if ended.refusal else "cancelled"
-    if receiving is not None and receiving.outcome == "Failed" and receiving.refusal is not None:
+    if record.cancel_requested:
+        why = "cancelled before the hand-over"  # what both xl say of it is what was asked for
+    elif receiving is not None and receiving.outcome == "Failed" and receiving.refusal is not None:
         why = f"{why}; {move.target}: {receiving.refusal.message}"
     return _ended_at_source(move, report, outcome, why)
 

@@ -6,7 +6,7 @@ from agent.protocol import Refusal
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.volume_case import VolumeCase
-from controller.domain.world import HostView, World
+from controller.domain.world import HostView, World, domains_on
 
 
 def claimed_by_another(case: VolumeCase) -> Refusal | None:
@@ -116,11 +116,11 @@ def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal
     for name in members or tuple(sorted(world.objects.hosts())):
         host = world.objects.host(name)
         reason = _unfit(host)
-        free = host.live.facts.memory_free_mib if host.live else None
+        free = _free_memory(world, host)
         if reason is None and free is None:
             reason = "its free memory is unknown"
         if reason is None and free is not None and free < needed:
-            reason = f"{free} MiB free, {needed} MiB needed"
+            reason = f"{max(free, 0)} MiB free, {needed} MiB needed"
         if reason is not None:
             why.append(f"{name}: {reason}")
         elif free is not None:
@@ -128,3 +128,20 @@ def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal
     if not best:
         return Refusal(reason="NoHostFits", message="no host can run the VM. " + "; ".join(why))
     return min(best)[1]
+
+
+def _free_memory(world: World, host: HostView) -> int | None:
+    """MiB that no domain has or is to get: agents read free memory now and then, domains at once."""
+    live = host.live
+    free = live.facts.memory_free_mib if live else None
+    if live is None or free is None:
+        return None
+    coming = sum(
+        vm.spec.memory_mib
+        for vm in world.objects.vms_on(host.name)
+        if vm.spec.state != "Stopped" and not domains_on(host, vm.metadata.uid, vm.metadata.name)
+    )
+    if live.facts.memory_total_mib is not None:
+        held = sum(domain.memory_mib or 0 for domain in live.domains.values())
+        free = min(free, live.facts.memory_total_mib - held)
+    return free - coming

@@ -15,7 +15,10 @@ from controller.domain.vm_case import VmCase
 from controller.domain.vm_report import RETRY_SECONDS, Report, ended_how
 from controller.domain.world import World, vm_on
 
-WAITS = ("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen")
+WAITS = (
+    *("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen"),
+    "PrimaryElsewhere",  # whoever has no use for it demotes it; a VM that has one is a reason of its own
+)
 """Reasons that pass without anybody touching the VM: in progress, not stalled."""
 
 

@@ -113,6 +113,34 @@ def test_a_disk_that_another_vm_has_is_said_before_where_it_is_primary():
     assert "vm-shaolin is Primary on mk1, not mk2" in stalled.message
 
 
+def test_a_disk_that_is_still_primary_elsewhere_is_waited_for():
+    worlds = howto(created=True)
+    worlds.edit("XenVM", "shaolin", node="mk2")
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary")})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(forced=False, peer=peer(role="Primary"))})
+    decision = worlds.decide_vm()
+    assert conditions(decision)["Reconciling"].reason == "PrimaryElsewhere"
+    assert "Stalled" not in conditions(decision)
+    assert decision.events == ()
+
+
+def test_vms_without_a_host_of_their_own_are_spread_though_free_memory_is_read_now_and_then():
+    worlds = howto(created=True)
+    spec = {**SHAOLIN, "memory": "3Gi", "disks": []}
+    del spec["node"]
+    places = []
+    for number in range(3):
+        name = f"vm-{number}"
+        worlds.apply("XenVM", name, spec, uid=f"bbbbbbbb-0000-4000-8000-00000000001{number}")
+        decision = worlds.decide_vm(name)
+        assert decision.status is not None
+        worlds.commit("XenVM", name, decision)
+        places.append(decision.status.placement)
+    assert sorted(place.node for place in places[:2]) == ["mk1", "mk2"]
+    assert places[2] is None, "4 GiB were free on each"
+    assert "mk1: 1024 MiB free, 3072 MiB needed" in conditions(decision)["Stalled"].message
+
+
 def test_who_holds_a_volume_and_a_host_that_are_to_be_deleted_is_said():
     worlds = howto(running=True)
     worlds.delete("DrbdVolume", "vm-shaolin")

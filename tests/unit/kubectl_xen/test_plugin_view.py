@@ -33,6 +33,14 @@ def test_a_ready_object_needs_no_note() -> None:
     assert view.note(make(conditions=[ready("True")])) is None
 
 
+@pytest.mark.parametrize("kind", ["Degraded", "Reconciling"])
+def test_what_can_be_used_but_is_not_as_it_shall_be_is_noted(kind: str) -> None:
+    more = {"type": kind, "status": "True", "reason": "NoReplicaThere", "message": "mk3 holds no replica"}
+    note = view.note(make(conditions=[ready("True"), more]))
+    assert note == view.Note(False, "NoReplicaThere", "mk3 holds no replica")
+    assert view.note(make(conditions=[ready("True"), {**more, "status": "False"}])) is None
+
+
 def test_a_ready_condition_about_an_older_spec_is_not_believed() -> None:
     note = view.note(make(generation=3, observed=2, conditions=[ready("True")]))
     assert note is not None
