@@ -89,6 +89,15 @@ class Journal:
         found = self._values.get((section, key))
         return None if found is None else json.loads(json.dumps(found[0]))
 
+    def peek(self, section: Section, key: str) -> dict[str, Any] | None:
+        """The value itself, which nobody may change; the same object as long as nothing else was put."""
+        found = self._values.get((section, key))
+        return None if found is None else found[0]
+
+    def keys(self, section: Section) -> list[str]:
+        """In the order of their first put."""
+        return [key for one_section, key in self._values if one_section == section]
+
     def items(self, section: Section) -> Iterator[tuple[str, dict[str, Any]]]:
         """Copies of all values of a section, in the order of their first put."""
         for one_section, key in list(self._values):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.core import Context
 from agent.vm_records import VmRecord
 
@@ -11,10 +13,17 @@ class VmStore:
 
     def __init__(self, context: Context) -> None:
         self._journal = context.journal
+        self._parsed: dict[str, tuple[dict[str, Any], VmRecord]] = {}  # by uid, with the value that it was parsed from
 
     def get(self, uid: str) -> VmRecord | None:
-        value = self._journal.get("vms", uid)
-        return None if value is None else VmRecord.model_validate(value)
+        value = self._journal.peek("vms", uid)
+        if value is None:
+            self._parsed.pop(uid, None)
+            return None
+        known = self._parsed.get(uid)
+        if known is None or known[0] is not value:
+            known = self._parsed[uid] = (value, VmRecord.model_validate(value))
+        return known[1]
 
     def put(self, record: VmRecord) -> VmRecord:
         self._journal.put("vms", record.desired.uid, record.model_dump(mode="json"))
@@ -29,7 +38,8 @@ class VmStore:
         self._journal.delete("vms", uid)
 
     def all(self) -> list[VmRecord]:
-        return [VmRecord.model_validate(value) for _, value in self._journal.items("vms")]
+        found = (self.get(uid) for uid in self._journal.keys("vms"))
+        return [record for record in found if record is not None]
 
 
 def config_path(name: str) -> str:

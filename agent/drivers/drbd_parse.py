@@ -77,12 +77,15 @@ class ProcDevice:
         return self.flags[:1] == "s"
 
 
+_KINDS = frozenset(get_args(EventKind))
+
+
 def parse_event(line: str) -> DrbdEvent:
     """One line of events2, with or without --timestamps, --statistics. Raises Unreadable."""
     words = line.split()
-    if words and re.match(r"\d{4}-\d\d-\d\dT", words[0]):
+    if words and words[0][0].isdigit() and re.match(r"\d{4}-\d\d-\d\dT", words[0]):
         words = words[1:]
-    if len(words) < 2 or words[0] not in get_args(EventKind):
+    if len(words) < 2 or words[0] not in _KINDS:
         raise Unreadable(f"not an event of DRBD: {line[:200]!r}")
     fields: dict[str, str] = {}
     for word in words[2:]:
