@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import devcluster
@@ -73,6 +73,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small versions: that it works, not what it reaches")
     parser.add_argument("--moves", type=int, metavar="N", help="latency: how many moves (default 40)")
+    parser.add_argument("--vms", type=int, metavar="N", help="hundred, settled, start: another number of VMs")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of tables")
     parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
     parser.add_argument("--keep-logs", action="store_true", help="leave logs and audit log behind")
@@ -81,13 +82,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"{', '.join(unknown)}: no such scenario; there are {', '.join(SCENARIOS)}")
-    if options.write and options.quick:
-        parser.error("--quick has no numbers for docs/benchmarks.md; leave out --write")
+    if options.write and (options.quick or options.vms):
+        parser.error("--quick and --vms have no numbers for docs/benchmarks.md; leave out --write")
+    if options.vms is not None and options.vms < 1:
+        parser.error(f"--vms {options.vms}: write a number from 1")
     return options
 
 
 async def _run(options: argparse.Namespace, screen: BenchScreen, folder: Path) -> list[Result]:
     sizes = QUICK if options.quick else FULL
+    if options.vms:
+        sizes = replace(sizes, hundred=options.vms, settled=options.vms, start=options.vms)
     wanted = set(options.scenarios)
     results: list[Result] = []
     if wanted & SMALL:
