@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.protocol import Refusal
+from agent.protocol import HostFacts, Refusal
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.volume_case import VolumeCase
@@ -109,39 +109,39 @@ def _unfit(host: HostView) -> str | None:
 
 
 def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal:
-    """The member host with most free memory that has room for the VM; or why none has. No disks: any host."""
+    """The member host with room for the VM that has the most left; or why none has room. No disks: any host."""
     needed = vm.spec.memory_mib
     best: list[tuple[int, str]] = []
     why: list[str] = []
     for name in members or tuple(sorted(world.objects.hosts())):
         host = world.objects.host(name)
-        reason = _unfit(host)
-        free = _free_memory(world, host)
+        reason, free, left = _unfit(host), None, 0
+        if reason is None and host.live is not None:
+            free, left = _free_memory(world, host, host.live.facts)
         if reason is None and free is None:
             reason = "its free memory is unknown"
         if reason is None and free is not None and free < needed:
             reason = f"{max(free, 0)} MiB free, {needed} MiB needed"
         if reason is not None:
             why.append(f"{name}: {reason}")
-        elif free is not None:
-            best.append((-free, name))
+        else:
+            best.append((-left, name))
     if not best:
         return Refusal(reason="NoHostFits", message="no host can run the VM. " + "; ".join(why))
     return min(best)[1]
 
 
-def _free_memory(world: World, host: HostView) -> int | None:
-    """MiB that no domain has or is to get: agents read free memory now and then, domains at once."""
-    live = host.live
-    free = live.facts.memory_free_mib if live else None
-    if live is None or free is None:
-        return None
+def _free_memory(world: World, host: HostView, facts: HostFacts) -> tuple[int | None, int]:
+    """MiB that are free for certain, None: not known; and MiB that no VM has, to compare hosts by.
+
+    Agents read free memory now and then, but tell of domains at once: VMs that are placed together must not all go
+    where most was free at the last reading.
+    """
     coming = sum(
         vm.spec.memory_mib
         for vm in world.objects.vms_on(host.name)
         if vm.spec.state != "Stopped" and not domains_on(host, vm.metadata.uid, vm.metadata.name)
     )
-    if live.facts.memory_total_mib is not None:
-        held = sum(domain.memory_mib or 0 for domain in live.domains.values())
-        free = min(free, live.facts.memory_total_mib - held)
-    return free - coming
+    held = sum(domain.memory_mib or 0 for domain in host.live.domains.values()) if host.live else 0
+    free = None if facts.memory_free_mib is None else facts.memory_free_mib - coming
+    return free, (facts.memory_total_mib or 0) - held - coming

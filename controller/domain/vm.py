@@ -263,7 +263,7 @@ def _settle_running(case: VmCase, report: Report, status: str) -> None:
         return
     report.requests = (case.put("Paused" if paused else "Running", as_started=True),)
     no = refusal_of(report.requests, case.refused) or (case.here.problem if case.here else None)
-    if no is not None:
+    if no is not None and no.reason not in PASSING:
         report.stalled("Running" if paused else "Paused", no)
     else:
         report.progressing("Running" if paused else "Paused", "Pausing" if paused else "Unpausing", f"on {node}")

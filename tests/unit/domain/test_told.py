@@ -59,6 +59,9 @@ def test_a_disk_that_was_demoted_when_the_start_came_is_promoted_and_the_start_a
     worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary")})
     worlds.tell("mk2", volumes={"vm_shaolin": volume_state(forced=False, peer=peer(role="Primary"))})
     assert len(asked(worlds.decide_vm(), PutDomain)) == 1
+    # Made anew, paused until its disk was looked at; the agent's last word is still the old one
+    worlds.tell("mk1", vms={VM_UID: vm_state(status="paused", problem=lost)}, domains={"3": domain_state()})
+    assert "Stalled" not in conditions(worlds.decide_vm())
 
 
 def test_any_other_refusal_is_for_a_person_and_held_back_longer():
