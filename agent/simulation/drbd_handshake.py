@@ -187,6 +187,9 @@ def _connected(session: Session) -> None:
             disk = peer_disk = "UpToDate"
         end.thaw()
         end.change(cs="Connected", peer_role=peer.state.role, disk=disk, peer_disk=peer_disk)
+    for end, peer in ((session.first, session.second), (session.second, session.first)):
+        if not _has_disk(end):
+            end.exposed = peer.block.generation.masked.current
 
 
 async def _part(session: Session) -> None:

@@ -117,7 +117,8 @@ class Session:
         if disk == "Negotiating":
             values["disk"] = "Consistent"
         volume.change(cs=state, peer_role=UNKNOWN, peer_disk=peer_disk, paused_peer=False, **values)
-        volume.peer_lost(frozen)
+        if was_primary and peer_disk == "DUnknown" and volume.fencing != "dont-care":
+            volume.kernel.fence_later(volume)
         other = self.peer(volume)
         if other in self.ends and self._simulation.link_up(volume.host.name, other.host.name):
             self._simulation.tasks.start(self.lose(other, "BrokenPipe"), f"{other.path} closed by peer")
@@ -134,10 +135,7 @@ class Session:
                 end.change(cs="Connected")
         if self.alive:
             peer.change(peer_disk=volume.state.disk)
-            good = peer.state.disk == "UpToDate" and peer.block.generation.bitmap == 0
-            if good and (volume.primary or peer.primary):
-                peer.new_current_uuid()  # from now on the peer has data that this side lacks
-                volume.exposed = peer.exposed
+            volume.exposed = peer.block.generation.masked.current
 
     def tell_role(self, volume: Volume) -> None:
         self.peer(volume).change(peer_role=volume.state.role)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 PRIMARY, SECONDARY, UNKNOWN = "Primary", "Secondary", "Unknown"
 
@@ -87,7 +87,14 @@ class State:
         return different
 
 
-STATE_FIELDS = frozenset(field.name for field in fields(State))
+def lost_contact(before: str, after: str) -> bool:
+    """Whether the peer's data went out of reach, by its disk's state (the kernel's lost_contact_to_peer_data())."""
+    gone = {"Diskless", "Attaching", "Failed", "Negotiating"}
+    had = before in {"Inconsistent", "Consistent", "UpToDate"}
+    return (had and after in gone | {"DUnknown", "Outdated"}) or (
+        before == "DUnknown" and after in {"Diskless", "Failed", "Outdated"}
+    )
+
 
 STATE_ERRORS = {
     -1: "Multiple primaries not allowed by config",

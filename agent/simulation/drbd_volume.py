@@ -23,6 +23,7 @@ from agent.simulation.drbd_state import (
     State,
     connected,
     disk_rank,
+    lost_contact,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class Volume:
             self.host.truth.role(self.name, self.host.name, self.primary)
         if disk_rank(state.disk) >= disk_rank("Consistent"):
             self.exposed = self.block.generation.masked.current
+        if lost_contact(before.peer_disk, state.peer_disk):
+            self._peer_data_lost()
         self._flags_to_disk()
         self.kernel.host.simulation.changed.notify()
 
@@ -176,16 +179,14 @@ class Volume:
         self.exposed = uuid & ~1
         self.log(f"new current UUID {uuid:016X}:{self.block.generation.bitmap:016X}")
 
-    def peer_lost(self, frozen: bool) -> None:
-        """The connection to a peer that may have good data is gone."""
-        good = disk_rank(self.state.disk) >= disk_rank("UpToDate")
-        if self.primary and good and self.block.generation.bitmap == 0:
-            if frozen:
+    def _peer_data_lost(self) -> None:
+        """What is written from now on, here or by a diskless peer, the peer's disk will lack."""
+        used = PRIMARY in {self.state.role, self.state.peer_role}
+        if used and self.state.disk == "UpToDate" and self.block.generation.bitmap == 0:
+            if self.state.suspended_fencing:
                 self.new_uuid_due = True  # nothing is written until the fence handler has answered
             else:
                 self.new_current_uuid()
-        if self.primary and self.state.peer_disk == "DUnknown" and self.fencing != "dont-care":
-            self.kernel.fence_later(self)
 
     def thaw(self) -> None:
         """The peer is back, or known to be outdated: IO goes on."""

@@ -87,7 +87,18 @@ class Life:
     async def wait(self) -> None:
         await self.one.simulation.clock.sleep(self.random.choice([0.0001, 0.01, 0.3, 3, 12, 40]))
 
+    @property
+    def alone(self) -> bool:
+        """The owner works with the peer's disk, its own is bad or not current yet: one more failure is one too many.
+
+        (What is in flight when such a Primary loses its peer is acknowledged by DRBD 8.4 from a disk that will be
+        overwritten.)
+        """
+        return self.owner is not None and self.one.volume(self.owner).state.disk != "UpToDate"
+
     async def cut(self) -> None:
+        if self.alone:
+            return
         self.one.simulation.cut_link("mk1", "mk2")
 
     async def restore(self) -> None:
@@ -95,6 +106,8 @@ class Life:
 
     async def power_off(self) -> None:
         host = self.random.choice(self.one.both)
+        if self.alone:
+            return
         if host is self.owner:
             state = self.one.volume(host).state
             peer = self.peer(host)
@@ -140,8 +153,18 @@ class Life:
             await self.own(before)
 
     async def disk_fails(self) -> None:
+        """The owner's only while the other side has everything: one failure at a time loses nothing, two may."""
         host = self.random.choice(self.one.both)
-        if host is not self.owner:
+        if self.alone:
+            return
+        if host is self.owner:
+            volume, link = self.one.volume(host), self.one.simulation.link_up("mk1", "mk2")
+            if self.writing or not link or volume.session is None or volume.state.peer_disk != "UpToDate":
+                return
+            self.one.simulation.fail_disk(host.name)
+            await self.write()  # which finds it broken
+            await asyncio.gather(*self.writing)
+        else:
             self.one.simulation.fail_disk(host.name)
 
     async def repair(self) -> None:
