@@ -90,7 +90,8 @@ def start(directory: Path | str | None = None, *, extra: Sequence[str] = (), say
     folder = Path(tempfile.mkdtemp(prefix="xentandem-cluster-") if directory is None else directory).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     kubeconfig = folder / "kubeconfig"
-    argv = [str(program), "-lifeline", "-dir", str(folder), "-kubeconfig", str(kubeconfig), "--", *extra]
+    argv = [str(program), "-lifeline", "-dir", str(folder), "-kubeconfig", str(kubeconfig)]
+    argv += [*(["-remove"] if temporary else []), "--", *extra]
     with (folder / "console.log").open("w") as console:
         # A session of its own: Ctrl-C in the terminal reaches the parent, which then ends the server in order.
         process = subprocess.Popen(

@@ -38,12 +38,14 @@ def test_the_server_ends_when_its_parent_is_killed() -> None:
     environment = dict(os.environ, PYTHONPATH=str(PROJECT / "hack"))
     parent = subprocess.Popen([sys.executable, "-c", STARTER], env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    server = int(parent.stdout.readline().split()[0])
+    number, folder = parent.stdout.readline().split()
+    server = int(number)
     assert runs(server)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
     until(lambda: not runs(server), f"the API server {server} outlived its parent")
+    assert not Path(folder).exists()
 
 
 def test_a_second_start_continues_the_state(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ func run() error {
 	fsync := flag.Bool("fsync", false, "let etcd fsync (slower; survives a power cut)")
 	controllers := flag.Bool("controllers", true, "run garbage collector, namespace and serviceaccount controllers")
 	lifeline := flag.Bool("lifeline", false, "end when standard input closes: nothing is left behind when the parent is killed")
+	remove := flag.Bool("remove", false, "remove the state directory at the end, also when the parent was killed")
 	verbosity := flag.Int("v", 0, "klog verbosity of the API server")
 	flag.Parse() // what follows "--" goes to kube-apiserver as it is
 
@@ -81,6 +82,12 @@ func run() error {
 	if err := os.MkdirAll(*dir, 0o700); err != nil {
 		return err
 	}
+	started := false
+	defer func() {
+		if *remove && (started || ctx.Err() != nil) { // else the logs say why it did not start
+			os.RemoveAll(*dir)
+		}
+	}()
 	logFile, err := os.Create(filepath.Join(*dir, "server.log"))
 	if err != nil {
 		return err
@@ -132,6 +139,7 @@ func run() error {
 			return fmt.Errorf("controllers: %w", err)
 		}
 	}
+	started = true
 	fmt.Printf("ready in %.1fs (API %.1fs): %s\nexport KUBECONFIG=%s\n", time.Since(t0).Seconds(), tReady.Seconds(), server, *kubeconfig)
 
 	select {
