@@ -72,7 +72,7 @@ def one(console: Console, vm: Object, volumes: list[Object], events: list[Object
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    since = view.age(domain.get("since"))
+    since = view.age(domain.get("since")) if view.phase_of(vm) in ("Running", "Paused") else ""
     table.add_row(view.name_of(vm), coloured(view.phase_of(vm)) + (f" for {since}" if since else ""))
     table.add_row("node", view.placed_on(vm) + (f", domain {domain['id']}" if domain.get("id") else ""))
     wanted = spec.get("node")

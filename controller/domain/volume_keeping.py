@@ -101,8 +101,9 @@ def _not_redundant(case: VolumeCase) -> Refusal | None:
             )
         if peer is None or peer.connection != "Connected":
             how = peer.connection if peer else "not configured"
+            other = next((name for name in case.nodes if name != node), "its peer")
             return Refusal(
-                reason="Disconnected", message=f"{node} is not connected to its peer ({how}); disk:{view.disk}"
+                reason="Disconnected", message=f"{node} is not connected to {other} ({how}); disk:{view.disk}"
             )
         if peer.replication in COPYING:
             return Refusal(
