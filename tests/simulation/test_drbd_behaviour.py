@@ -203,6 +203,53 @@ async def test_without_disk_and_peer_io_fails(tmp_path: Path) -> None:
         guest.close()
 
 
+async def test_a_primary_without_good_data_fails_io_and_serves_it_again_from_the_peer(tmp_path: Path) -> None:
+    """It is the target of a resync, and the source goes away: what its own disk holds is not to be shown."""
+    async with pair(tmp_path) as one:
+        await one.in_sync(config(rate="1M"), size="64M")
+        await primary(one)
+        await one.write(one.mk1, 0, b"1", 1000)
+        one.simulation.fail_disk("mk1")
+        await one.write(one.mk1, 10, b"2")
+        one.simulation.repair_disk("mk1")
+        await one.ok(one.mk1, "drbdadm", "attach", RESOURCE)
+        await one.until(lambda: one.volume(one.mk1).state.cs == "SyncTarget")
+        guest = one.mk1.open_device(DEVICE, "w")
+        assert await guest.read(10 * BLOCK, BLOCK) == b"2" * BLOCK  # not copied yet: read from the peer
+        one.simulation.cut_link("mk1", "mk2")
+        await one.apart()
+        for access in (guest.read(10 * BLOCK, BLOCK), guest.write(20 * BLOCK, b"3" * BLOCK)):
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                await access
+        one.simulation.restore_link("mk1", "mk2")
+        await one.until(lambda: one.volume(one.mk1).state.cs == "SyncTarget")
+        assert await guest.read(10 * BLOCK, BLOCK) == b"2" * BLOCK
+        await guest.write(20 * BLOCK, b"3" * BLOCK)
+        await one.settled()
+        guest.close()
+        assert one.simulation.truth.replicas_identical(RESOURCE)
+
+
+async def test_a_diskless_primary_takes_no_other_data_than_it_showed_last(tmp_path: Path) -> None:
+    async with pair(tmp_path) as one:
+        await one.in_sync()
+        await primary(one)
+        one.simulation.fail_disk("mk1")
+        await one.write(one.mk1, 10, b"2")  # mk2 alone has it
+        one.simulation.cut_link("mk1", "mk2")
+        await one.apart()
+        one.simulation.repair_disk("mk1")
+        said = await one.run(one.mk1, "drbdadm", "attach", RESOURCE)
+        assert said.exit == 10
+        assert "(150) Can only attach to the data we lost last" in said.stderr
+        await one.ok(one.mk2, "drbdadm", "disconnect", RESOURCE)
+        await one.ok(one.mk2, "drbdadm", "new-current-uuid", f"{RESOURCE}/0")  # as if it had gone on alone
+        await one.ok(one.mk2, "drbdadm", "connect", RESOURCE)
+        one.simulation.restore_link("mk1", "mk2")
+        await one.until(lambda: one.volume(one.mk1).state.cs == "StandAlone")
+        assert any("Can only connect to data with current UUID=" in line for line in one.mk1.dmesg)
+
+
 async def test_the_disk_of_the_secondary_fails(tmp_path: Path) -> None:
     async with pair(tmp_path) as one:
         await one.in_sync()
