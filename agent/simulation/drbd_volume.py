@@ -17,8 +17,6 @@ from agent.simulation.drbd_activity import ActivityLog
 from agent.simulation.drbd_generation import JUST_CREATED, Generation
 from agent.simulation.drbd_state import (
     PRIMARY,
-    SECONDARY,
-    UNKNOWN,
     Failure,
     State,
     connected,
@@ -395,6 +393,3 @@ class Volume:
     @property
     def fresh(self) -> bool:
         return self.block.generation.masked.current == JUST_CREATED
-
-
-__all__ = ["PRIMARY", "SECONDARY", "UNKNOWN", "Counters", "Net", "Volume"]
