@@ -29,7 +29,7 @@ from agent.signals import Flag
 from agent.vm_disks import joined, usable
 from agent.vm_effects import Effects
 from agent.vm_records import VmRecord, accept, in_the_way, mine, status_of, vm_state
-from agent.vm_steps import Blocked, Rest, next_step
+from agent.vm_steps import Blocked, Create, Rest, next_step
 from agent.vm_store import VmStore, config_path, domain_lock
 
 RELEASE_WAIT = 10.0  # a release waits so long for a step under way
@@ -49,6 +49,7 @@ class _Worker:
         self.ring = Flag()
         self.problem: Refusal | None = None
         self.failures = 0
+        self.create_at = 0.0  # no domain is made before: the last one was a failure, and its traces ring, too
         self.status: str | None = None
         self.since: str | None = None
         self.seen: tuple[object, ...] | None = None
@@ -192,6 +193,8 @@ class Domains:
             worker = self._workers[uid] = _Worker(uid, name, asked=asked)
             self._context.tasks.spawn(self._work(worker), name=f"domain {uid}")
         worker.asked = worker.asked or asked
+        if asked:
+            worker.create_at = 0.0
         worker.ring.set()
 
     # --- what is shown ------------------------------------------------------------------------------------------
@@ -247,7 +250,8 @@ class Domains:
             log = self._context.log(vm=worker.uid)
             try:
                 problem, pause = await self._advance(worker)
-                worker.failures = 0
+                if problem is not worker.problem:
+                    worker.failures = 0
             except JournalError:
                 raise  # nothing can be promised any more: no VM is touched before the agent is started again
             except Exception as error:
@@ -256,6 +260,7 @@ class Domains:
                 problem = _as_refusal(error)
                 pause = min(RETRY_MOST, RETRY_FIRST * 2.0**worker.failures)
                 worker.failures = min(worker.failures + 1, 10)
+                worker.create_at = self._context.host.now() + pause
             if problem is not None and problem != worker.problem:
                 log.warning("domain not as it shall be", reason=problem.reason, problem=problem.message)
             worker.problem = problem
@@ -282,6 +287,8 @@ class Domains:
                     return None, GONE_SECONDS if dying else until
                 if isinstance(step, Blocked):
                     return step.refusal, BLOCKED_SECONDS
+                if isinstance(step, Create) and now < worker.create_at:
+                    return worker.problem, worker.create_at - now
                 await self._effects.take(record, step)
             self._show(worker.uid)
         return Refusal(reason="NoRest", message="the domain changes faster than the agent can follow"), RETRY_MOST

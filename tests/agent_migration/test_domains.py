@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from agent.core import Refused
+from agent.domains import RETRY_FIRST
 from agent.drivers.errors import DriverError
 from agent.protocol import DomainRemoval
 from agent.simulation.hypervisor import Xen
@@ -41,6 +44,33 @@ async def test_a_disk_that_is_secondary_here_is_refused_with_its_state(pair: Pai
     assert "vm_shaolin (xvda) is Secondary/UpToDate here, Connected, Primary/UpToDate there on mk2" in message
     assert pair.vm("mk2") is None, "a refused wish promises nothing"
     assert await pair.domains("mk2") == ()
+
+
+async def test_a_create_that_fails_is_not_repeated_by_the_traces_that_it_leaves(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each failure shows a domain that comes and goes: that is no reason to try again at once."""
+    xen, host = pair.at("mk1").xen, pair.at("mk1").host
+    create, tried = xen.create, []
+
+    async def fails(path: str, *, paused: bool = False) -> None:
+        await create(path, paused=paused)
+        (made,) = await pair.domains("mk1")
+        await pair.at("mk1").observer.read_domains()
+        await xen.destroy(made.domid)
+        await pair.at("mk1").observer.read_domains()
+        tried.append(host.now())
+        raise DriverError("CreateFailed", "no kernel")
+
+    monkeypatch.setattr(xen, "create", fails)
+    await pair.wish("mk1")
+    await until(lambda: len(tried) == 3, "three attempts")
+    pauses = [after - before for before, after in itertools.pairwise(tried)]
+    assert pauses[0] >= RETRY_FIRST
+    assert pauses[1] >= 2 * RETRY_FIRST, "and each pause is longer than the one before"
+    await pair.wish("mk1")
+    await until(lambda: len(tried) == 4, "a wish is tried without the next pause")
+    assert tried[3] - tried[2] < 4 * RETRY_FIRST
 
 
 async def test_a_disk_that_blkback_cannot_open_never_runs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
