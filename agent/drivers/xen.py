@@ -24,7 +24,7 @@ from agent.drivers.xen_parse import (
     parse_list,
     physical_device,
 )
-from agent.host import Host
+from agent.host import Completed, Host
 from agent.protocol import DomainDisk, DomainState, HostFacts
 
 __all__ = ["RESUME_SCRIPT", "Xen", "XenInfo", "device_number"]
@@ -125,7 +125,7 @@ class Xen:
             reason = "NameTaken"
         elif "Out of memory" in completed.stderr or "Cannot allocate memory" in completed.stderr:
             reason = "OutOfMemory"
-        raise DriverError(reason, f"xl create {config_path}: {said(completed)}", completed)
+        raise DriverError(reason, f"xl create {config_path}: {_causes(completed) or said(completed)}", completed)
 
     async def destroy(self, domain: int | str) -> None:
         """Pull the plug. What is left ((null), its disks still open) shows in `domains`: look before going on."""
@@ -252,3 +252,16 @@ class Xen:
         except Unreadable:
             return None
         return {"Y": True, "1": True, "N": False, "0": False}.get(word or "")
+
+
+_PLACE = re.compile(r"^(?:xc|xl|libxl): error: (?:panic: )?(?:\w+\.c:\d+:\s?)?(?:\w+:\s?)?")
+_NUMBER = re.compile(r"\bDomain \d+:|\s\[\d+\]")
+
+
+def _causes(completed: Completed) -> str:
+    """xl's first three complaints without its source lines, domain and process numbers: the rest follows from them.
+
+    The same words each time that the same thing goes wrong.
+    """
+    lines = [line for line in completed.stderr.splitlines() if line and not line.startswith("Parsing config")]
+    return "; ".join(_NUMBER.sub("", _PLACE.sub("", line)).strip() for line in lines[:3])[:400]

@@ -277,6 +277,21 @@ async def test_a_refused_creation_says_why(sample: str, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+async def test_a_failed_creation_is_told_by_its_causes_and_each_time_alike() -> None:
+    """Another domain number in each attempt would be another message, event and status each time."""
+    words = (SAMPLES / "err-xl-create-too-little-memory.txt").read_text().split("[exit")[0]
+    told = set()
+    for number in (6, 7):
+        scripted = ScriptedHost({"xl create": (3, "", words.replace("Domain 6", f"Domain {number}"))})
+        with pytest.raises(DriverError) as caught:
+            await Xen(scripted).create("/etc/xen/x.cfg")
+        told.add(caught.value.message)
+    assert told == {
+        "xl create /etc/xen/x.cfg: can't allocate low memory for domain: Out of memory; "
+        "xc_dom_boot_mem_init failed: Cannot allocate memory; cannot (re-)build domain: -3"
+    }
+
+
 async def test_commands() -> None:
     host = ScriptedHost(dict.fromkeys(("xl create", "xl destroy", "xl shutdown", "xl rename"), OK))
     xen = Xen(host)
