@@ -1,6 +1,6 @@
 """The pipe between `xl migrate` and the target's agent: a process of its own, started by xl, that survives the agent.
 
-    python -m agent.migration.relay SETTINGS
+    python -I -S agent/migration/relay_start.py SETTINGS
 
 SETTINGS is a file of mode 0600 (see `Settings`). The relay connects with mutual TLS 1.3, names the operation in one
 line of JSON, gets one line back, and then carries bytes both ways until one side ends. It reads the stream's headers on

@@ -13,6 +13,7 @@ from agent.core import Refused
 from agent.migration.relay import Settings
 from agent.protocol import Refusal
 
+RELAY = Path(__file__).with_name("relay_start.py")
 SAFE_WORD = re.compile(r"[A-Za-z0-9_./+:@%=,-]+")  # xl gives the relay's command to a shell
 
 
@@ -46,8 +47,8 @@ class RelayFiles:
         return self._folder / f"{operation}.progress"
 
     def command(self, operation: str) -> list[str]:
-        """-P: the folder in which xl happens to run is no place to import from."""
-        return [sys.executable, "-P", "-m", "agent.migration.relay", str(self.settings_path(operation))]
+        """-I: the folder in which xl happens to run is no place to import from, nor is PYTHONPATH."""
+        return [sys.executable, "-I", "-S", str(RELAY), str(self.settings_path(operation))]
 
     def check(self, operation: str) -> None:
         """Raises Refused("UnsafePath") when a word of the command would mean something else to a shell."""

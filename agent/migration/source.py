@@ -1,7 +1,7 @@
 """The source's side: sends the guest, and lets go of it, journal first, at the moment the receiver's report passes.
 
 `xl migrate` runs as a job of its own; the relay that it starts writes what passes to a file, which is followed here
-every 20 ms. On the report the release is journalled (this host never runs the VM at that epoch again), the target is
+every 10 ms. On the report the release is journalled (this host never runs the VM at that epoch again), the target is
 told, and the disks are demoted as soon as blkback lets them go; DRBD's -12 is what says that it still holds them.
 """
 
@@ -30,7 +30,7 @@ from agent.vm_store import VmStore, config_path, domain_lock
 if TYPE_CHECKING:
     from agent.migration.relocation import Relocation
 
-FOLLOW_SECONDS = 0.02
+FOLLOW_SECONDS = 0.01
 SILENCE_LIMIT = 300.0  # no byte, no message, and xl still there: given up before the permission to go
 XL_END_LIMIT = 120.0  # xl's own clean-up after its last word
 TELL_LIMIT = 300.0

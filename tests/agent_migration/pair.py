@@ -14,6 +14,7 @@ from agent import pki
 from agent.core import Context, Refused
 from agent.daemon import Agent
 from agent.host import Completed, Job, PipedProcess
+from agent.migration.relay_files import RELAY
 from agent.protocol import (
     DomainDesired,
     DomainState,
@@ -385,6 +386,6 @@ def relays() -> set[int]:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (OSError, IndexError):
                 continue
-            if parent == me and b"agent.migration.relay" in words:
+            if parent == me and str(RELAY).encode() in words:
                 found.add(int(entry.name))
     return found
