@@ -14,7 +14,10 @@ import bootstrap
 import devcluster
 
 BIN = bootstrap.VENV / "bin"
-PYTHON_SCRIPTS = ("hack/devcluster/run", "hack/test", "hack/lock", "hack/generate", "hack/demo", "hack/bench")
+PYTHON_SCRIPTS = (
+    "hack/devcluster/run",
+    *(f"hack/{name}" for name in ("test", "lock", "generate", "demo", "bench", "hosts")),
+)
 
 
 @dataclass(frozen=True)

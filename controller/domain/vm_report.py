@@ -170,9 +170,9 @@ def _restarting(conditions: Iterable[Condition]) -> bool:
 
 
 def ended_how(here: VmState) -> str:
-    """`crashed`, `rebooted (3 times lately)`"""
+    """`crashed`, `rebooted (3 restarts lately)`"""
     how = {"reboot": "rebooted", "poweroff": "powered itself off"}.get(here.restart.last_reason or "", "crashed")
-    return how + (f" ({here.restart.count} times lately)" if here.restart.count > 1 else "")
+    return how + (f" ({here.restart.count} restarts lately)" if here.restart.count > 1 else "")
 
 
 def differences(started: DomainConfig, wished: DomainConfig) -> list[str]:

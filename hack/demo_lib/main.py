@@ -27,7 +27,6 @@ from demo_lib.story import Story
 from kubectl_xen.cluster import Cluster, Problem
 
 MAX_HOSTS, MAX_VMS = 20, 200
-CRASH = '{"fault":"guest","host":"mk2","domain":"shaolin","does":"crash"}'
 
 
 def main(arguments: list[str]) -> int:
@@ -114,9 +113,10 @@ def _keep(screen: Screen, kube: Kube, processes: Processes, hosts: Hosts) -> Non
     screen.command(f"export PATH=$PATH:{bootstrap.VENV / 'bin'}   # for kubectl xen")
     where = f" --context {kube.context} -n {kube.namespace}" if kube.context else ""
     screen.command(f"kubectl xen{where} status")
-    screen.line("And to see what a crash does (docs/start.md has more of it):")
+    screen.line("What the hosts say, and accidents (hack/hosts --help):")
     screen.command(f"export HOSTS={hosts.control}")
-    screen.command(f"curl -H content-type:application/json $HOSTS/faults -d '{CRASH}'")
+    screen.command("hack/hosts on mk2 cat /proc/drbd")
+    screen.command("hack/hosts fault guest host=mk2 domain=shaolin does=crash")
     screen.line(f"Logs: {processes.folder}")
     while True:
         processes.alive()

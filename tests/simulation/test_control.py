@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import ssl
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,15 +26,15 @@ class Remote:
     """One control interface, as another process sees it."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session, self._url = session, url
+        self._session, self.url = session, url
 
     async def get(self, path: str) -> Any:
-        async with self._session.get(self._url + path) as response:
+        async with self._session.get(self.url + path) as response:
             assert response.status == 200, await response.text()
             return await response.json() if "json" in response.content_type else await response.text()
 
     async def post(self, path: str, /, **body: Any) -> tuple[int, str]:
-        async with self._session.post(self._url + path, json=body) as response:
+        async with self._session.post(self.url + path, json=body) as response:
             return response.status, await response.text()
 
     async def fault(self, name: str, /, **arguments: Any) -> None:
@@ -48,6 +49,16 @@ async def agents(tmp_path: Path) -> AsyncIterator[Agents]:
         yield made
         await made.close()
         simulation.truth.check()
+
+
+async def console(url: str, *words: str) -> tuple[int | None, str, str]:
+    """hack/hosts with these words."""
+    script = Path(__file__).parents[2] / "hack" / "hosts"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), *words, env={"HOSTS": url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
 
 
 @pytest.fixture
@@ -141,7 +152,7 @@ async def test_a_wrong_fault_is_explained(remote: Remote, body: dict[str, str], 
 
 
 async def test_a_page_in_a_browser_can_do_nothing(remote: Remote) -> None:
-    async with remote._session.post(remote._url + "/faults", data='{"fault": "power_off", "host": "mk1"}') as response:
+    async with remote._session.post(remote.url + "/faults", data='{"fault": "power_off", "host": "mk1"}') as response:
         assert response.status == 415
 
 
@@ -153,7 +164,7 @@ async def test_as_a_process(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        lines = []
+        lines: list[str] = []
         while not (lines and lines[-1].startswith("ready: ")):
             line = await asyncio.wait_for(process.stdout.readline(), LIMIT)
             assert line, lines
@@ -186,3 +197,24 @@ async def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
     taken.close()
     assert process.returncode == 1
     assert b"The simulation cannot start:" in stderr
+
+
+async def test_hack_hosts_is_the_console_of_the_hosts(agents: Agents, remote: Remote) -> None:
+    code, out, _ = await console(remote.url, "on", "mk1", "uname", "-n")
+    assert (code, out) == (0, "mk1\n")
+    code, out, _ = await console(remote.url, "on", "mk1", "lvs", "vg9")
+    assert code == 5, "the command's own exit code"
+    assert 'Volume group "vg9" not found' in out
+    assert (await console(remote.url, "fault", "power_off", "host=mk2"))[0] == 0
+    assert not agents.simulation.hosts["mk2"].on
+    code, out, _ = await console(remote.url, "truth")
+    assert json.loads(out)["violations"] == []
+
+
+async def test_hack_hosts_says_what_to_write(remote: Remote) -> None:
+    code, _, said = await console(remote.url, "fault", "flood", "host=mk1")
+    assert code == 1
+    assert "fault must be one of power_off" in said
+    assert "set HOSTS to the address" in (await console("", "truth"))[2]
+    assert "does not answer" in (await console("http://127.0.0.1:1", "truth"))[2]
+    assert "not understood" in (await console(remote.url, "on", "mk1"))[2]
