@@ -121,8 +121,10 @@ async def test_the_term_rises_above_an_agents_promise_only_for_the_holder(server
     assert (await lease(server, namespace))["spec"]["leaseTransitions"] == 42
     second = Elector(server, namespace, "second", timing=QUICK)
     assert await second.acquire(seize=True) == 43
+    assert not await first.raise_term(100)
+    assert not first.leading
     with pytest.raises(LeadershipLost):
-        await first.raise_term(100)
+        await first.keep()
     assert (await lease(server, namespace))["spec"]["leaseTransitions"] == 43
 
 
