@@ -17,6 +17,7 @@ import structlog
 
 from agent.protocol import HostState, WatchEvent
 from controller.agents.client import SILENCE_SECONDS, AgentClient, ClientTls, Refused, Unreachable
+from controller.domain.world import NO_ANSWER_YET
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class Supervisor:
     ) -> None:
         self.node, self.client = node, client
         self.state: HostState | None = None
-        self.error = "no answer yet"
+        self.error = NO_ANSWER_YET
         self._notify, self._clock, self._first_retry = notify, clock, first_retry
         self._current = False  # `state` is what the agent says, or said a moment ago
         self._synced = False  # this stream has given its snapshot
@@ -106,6 +107,8 @@ class Supervisor:
                 self._current = False
                 log.warning("agent is lost", host=self.node, error=self.error)
                 self._notify(HostChange(self.node, connection=True))
+            elif not self.tried.is_set():
+                self._notify(HostChange(self.node, connection=True))  # now it is known why there is no answer
             self.tried.set()
             await asyncio.sleep(retry * (0.5 + random.random() / 2))  # noqa: S311 - spreads the reconnections
             retry = min(retry * 2, LAST_RETRY)

@@ -7,7 +7,7 @@ from controller.api.common import bytes_quantity, mib_quantity
 from controller.api.xennode import NodeMemory, NodeVolumeGroup, XenNode, XenNodeStatus
 from controller.domain.actions import FINALIZER, Decision, Event, PutHost, Refused, due, refusal_of
 from controller.domain.conditions import Conditions
-from controller.domain.world import World
+from controller.domain.world import NO_ANSWER_YET, World
 
 MEMORY_STEP_MIB = 64
 """Free memory is shown rounded down to this."""
@@ -29,8 +29,11 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
     if node.spec.out_of_service:
         conditions.set("Ready", "False", "OutOfService", "off, by a person's word; nothing is started here")
         phase = "OutOfService"
+    elif view.error == NO_ANSWER_YET:
+        conditions.unknown("Connecting", "the agent has not answered yet")
+        phase = "NotReady"
     elif live is None:
-        message = f"the agent does not answer: {view.error or 'not connected yet'}. The host and its VMs may run on"
+        message = f"the agent does not answer: {view.error}. The host and its VMs may run on"
         conditions.unknown("AgentUnreachable", message)
         if conditions.changed("Ready"):
             events.append(Event("Warning", "AgentUnreachable", message))

@@ -24,6 +24,10 @@ Key = tuple[str, str]
 """(namespace, name)."""
 
 
+NO_ANSWER_YET = "no answer yet"
+"""`HostView.error` of an agent that was not yet reached, nor failed to be."""
+
+
 @dataclass(frozen=True)
 class HostView:
     """One dom0 as its agent last told; a new one for each change of its state.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from controller.agents.supervisor import Supervisors
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
-from controller.domain.world import HostView, Key
+from controller.domain.world import NO_ANSWER_YET, HostView, Key
 from controller.runtime.cache import Cache
 from controller.runtime.queue import ObjectKey
 
@@ -24,7 +24,7 @@ class View:
         node, supervisor = self._cache.node(name), self._supervisors.get(name)
         if supervisor is None:
             self._hosts.pop(name, None)
-            return HostView(name, node, error="no XenNode of this name" if node is None else "no answer yet")
+            return HostView(name, node, error="no XenNode of this name" if node is None else NO_ANSWER_YET)
         connected = supervisor.connected
         error = "" if connected else supervisor.error or "the agent is silent"
         known = self._hosts.get(name)

@@ -8,10 +8,12 @@ from agent.protocol import Refusal, RestartState
 from controller.api.xennode import XenNode
 from controller.domain.actions import PASSING_SECONDS, PutDomain, PutVolume, Refused
 from controller.domain.node import decide_node
+from controller.domain.world import NO_ANSWER_YET
 from tests.unit.domain.worlds import (
     NOW,
     SHAOLIN,
     VM_UID,
+    Told,
     asked,
     conditions,
     domain_state,
@@ -142,6 +144,20 @@ def test_vms_without_a_host_of_their_own_are_spread_though_free_memory_is_read_n
     assert sorted(place.node for place in places[:2]) == ["mk1", "mk2"]
     assert places[2] is None, "4 GiB were free on each"
     assert "mk1: 1024 MiB free, 3072 MiB needed" in conditions(decision)["Stalled"].message
+
+
+def test_a_new_host_is_no_alarm_before_its_agent_failed_to_answer():
+    worlds = howto()
+    told = []
+    for error in (NO_ANSWER_YET, "no connection to 10.0.0.81:8003: Connection refused"):
+        worlds.hosts["mk1"] = Told(None, connected=False, error=error)
+        node = worlds.cache.get(("XenNode", "", "mk1"))
+        assert isinstance(node, XenNode)
+        decision = decide_node(worlds.world, node)
+        told.append([(event.type, event.reason) for event in decision.events])
+        assert conditions(decision)["Ready"].status == "Unknown"
+        worlds.commit("XenNode", "mk1", decision)
+    assert told == [[], [("Warning", "AgentUnreachable")]]
 
 
 def test_who_holds_a_volume_and_a_host_that_are_to_be_deleted_is_said():

@@ -11,6 +11,7 @@ from raw_objects import until
 from agent.protocol import HostFacts, HostState, Refusal, VmState, VolumeState, WatchEvent
 from controller.agents.client import SILENCE_SECONDS, AgentClient, Unreachable
 from controller.agents.supervisor import GRACE_SECONDS, Gap, HostChange, Supervisor
+from controller.domain.world import NO_ANSWER_YET
 
 
 class Script(AgentClient):
@@ -180,3 +181,13 @@ async def test_after_a_gap_a_new_snapshot_is_asked_for(setting: Setting) -> None
         setting.client.lines.put_nowait(line)
     await until(lambda: setting.supervisor.state is not None and setting.supervisor.state.revision == 6)
     assert setting.client.watches == 2
+
+
+async def test_an_agent_that_never_answered_is_told_once_with_the_reason(setting: Setting) -> None:
+    assert setting.supervisor.error == NO_ANSWER_YET
+    for _ in range(3):
+        setting.client.lines.put_nowait(Unreachable("mk1: no connection to 10.0.0.81:8003: Connection refused"))
+    setting.supervisor.start()
+    await until(lambda: setting.client.watches == 4)
+    assert [change.connection for change in setting.seen] == [True]
+    assert setting.supervisor.error == "no connection to 10.0.0.81:8003: Connection refused"
