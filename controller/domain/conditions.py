@@ -25,10 +25,6 @@ def seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
-    return next((c for c in conditions if c.type == kind), None)
-
-
 class Conditions:
     """The conditions of one decision, built on the ones that stand.
 
