@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +24,7 @@ from demo_lib.cast import Document, HostPlace
 from demo_lib.kube import SYSTEM, Kube
 from demo_lib.processes import Child, Processes
 from demo_lib.screen import DemoFailed, Screen
+from ports import free_port, free_ports
 
 from bench_lib.audit import Audit, without_leases
 from bench_lib.hosts import HostsPlan, certificates
@@ -130,7 +130,7 @@ class Stage:
 
     async def start_controller(self) -> Watched:
         """The process, just started: `until_leading` waits for it."""
-        (port,) = free_ports(1)
+        port = free_port()
         tls = self._tls
         argv = [
             str(bootstrap.VENV / "bin" / "xentandem-controller"),
@@ -210,15 +210,3 @@ class Stage:
             return time.monotonic() - since >= quiet
 
         await self.until(is_quiet, seconds, "the controller comes to rest", step=0.2)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has; all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+
+from ports import free_port
 
 from agent import pki
 from agent.core import Context, Refused
@@ -129,7 +130,7 @@ class Pair:
         self.directory = directory
         self.authority = pki.create_authority(directory / "pki")
         self.tls = {name: pki.issue_agent(self.authority, name, directory / "pki" / name) for name in simulation.hosts}
-        self.ports = {name: _free_port() for name in simulation.hosts}
+        self.ports = {name: free_port() for name in simulation.hosts}
         self.agents: dict[str, Agent] = {}
         self.hosts = {name: Deadly(host) for name, host in simulation.hosts.items()}
         for host in simulation.hosts.values():
@@ -366,14 +367,6 @@ class Pair:
             left = [one.name for one in await self.domains(where) if one.uuid == UID or NAME in one.name]
             assert left == ([NAME] if where == name else [])
         self.simulation.truth.check()
-
-
-def _free_port() -> int:
-    """A port that an agent can have again after it was killed."""
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def relays() -> set[int]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ import devcluster
 import structlog
 import yaml
 from api_objects import Manifest
+from ports import free_port
 
 from agent import pki
 from agent.core import TlsFiles
@@ -57,12 +57,6 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Scene:

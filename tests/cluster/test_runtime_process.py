@@ -15,7 +15,8 @@ import aiohttp
 import devcluster
 import pytest
 from api_objects import kubectl
-from harness import Scene, free_port
+from harness import Scene
+from ports import free_port
 
 
 class Process:
