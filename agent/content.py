@@ -8,14 +8,12 @@ from agent.core import Context, Refused
 from agent.drivers.errors import DriverError
 from agent.drivers.lvm import CONTENT_TAG, FORCED_TAG
 from agent.guards import FORCE, WRITE_CONTENT, ContentFacts, ForceFacts, RoleFacts, require
-from agent.host import CommandTimedOut
 from agent.operations import Operation
 from agent.protocol import ImageSource, InitialSync, OperationRequest, WriteContent
 from agent.records import VolumeRecord, has_tag
 from agent.volumes import Volumes
 
 IMAGES = "/var/lib/xentandem/images"
-DOWNLOAD_SECONDS = 3600.0
 
 
 class InitialSyncHandler:
@@ -142,12 +140,19 @@ class WriteContentHandler:
 
     async def run(self, operation: Operation) -> None:
         body = _write_content(operation.request)
+        if self._is_written(operation, body):
+            operation.enter("Done")
+            return
         source = await self._fetch(operation, body.image) if body.image is not None else None
+        try:
+            await self._to_volume(operation, body, source)
+        finally:
+            if body.image is not None and body.image.url is not None and source is not None:
+                await self._context.host.remove(source)
+
+    async def _to_volume(self, operation: Operation, body: WriteContent, source: str | None) -> None:
         async with self._context.locks.hold(f"volume:{body.resource}"):
             record = self._volumes.owned(body.resource, body.uid)
-            if record.content == "written" and record.content_by == operation.id:
-                operation.enter("Done")
-                return
             require(WRITE_CONTENT, await self._facts(operation.request))
             again = record.content == "writing"
             operation.enter("Writing")
@@ -158,8 +163,10 @@ class WriteContentHandler:
             await self._write(body, record, source, again)
             self._volumes.save(body.resource, record, content="written")
             operation.enter("Done")
-        if source is not None and body.image is not None and body.image.url is not None:
-            await self._context.host.remove(source)
+
+    def _is_written(self, operation: Operation, body: WriteContent) -> bool:
+        record = self._volumes.owned(body.resource, body.uid)
+        return record.content == "written" and record.content_by == operation.id
 
     async def resume(self, operation: Operation) -> None:
         await self.run(operation)
@@ -174,21 +181,16 @@ class WriteContentHandler:
             await self._context.content.mkfs(record.device, body.filesystem, over_own=again)
 
     async def _fetch(self, operation: Operation, image: ImageSource) -> str:
-        """The image as a file of this dom0; its digest is checked while it is written to the volume."""
-        if image.path is not None:
-            return image.path
+        """The image as a file of this dom0. One that comes by URL is known to be right, and to fit, before writing."""
+        if image.path is not None or image.url is None:
+            return image.path or ""
+        facts = await self._facts(operation.request)
+        require(WRITE_CONTENT, facts)
         operation.enter("Fetching")
-        path = f"{IMAGES}/{image.sha256}"
-        argv = ["curl", "--fail", "--silent", "--show-error", "--location", "--proto", "=https", "--create-dirs"]
-        argv += ["--connect-timeout", "30", "--output", path, "--url", image.url or ""]
-        try:
-            completed = await self._context.host.run(argv, timeout=DOWNLOAD_SECONDS)
-        except FileNotFoundError:
-            raise Refused("ToolMissing", f"curl is not installed on {self._context.node}") from None
-        except CommandTimedOut as error:
-            raise Refused("FetchFailed", f"{image.url}: {error}") from error
-        if completed.exit != 0:
-            raise Refused("FetchFailed", f"{image.url}: {' '.join(completed.stderr.split())[:400]}")
+        path = f"{IMAGES}/{operation.id}"  # its own: two volumes may be made of one image at the same time
+        kernel = facts.role.kernel  # the guard saw it Primary and UpToDate: it has a size
+        room = (kernel.size_kib or 0) * 1024 if kernel is not None else 0
+        await self._context.content.fetch_image(image.url, path, image.sha256, room)
         return path
 
     async def _tag(self, record: VolumeRecord, body: WriteContent) -> None:

@@ -106,8 +106,18 @@ class Host(Protocol):
 
     async def exists(self, path: str) -> bool: ...
 
+    async def fetch_image(self, url: str, path: str, limit: int, *, timeout: float) -> tuple[int, str]:
+        """An image by https into a file of this dom0; returns (bytes, sha256 hex), at most `limit` bytes.
+
+        Raises DownloadFailed, NotRaw, OSError; no file is left then, nor when the caller is cancelled.
+        """
+        ...
+
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
-        """Write a file of this dom0 onto a block device; returns (bytes, sha256 hex of what was written)."""
+        """Write a file of this dom0 onto a block device; returns (bytes, sha256 hex of what was written).
+
+        Raises NotRaw before anything is written, OSError.
+        """
         ...
 
     def now(self) -> float:

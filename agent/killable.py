@@ -118,6 +118,10 @@ class KillableHost:
         self.check_alive()
         return await self._inner.exists(path)
 
+    async def fetch_image(self, url: str, path: str, limit: int, *, timeout: float) -> tuple[int, str]:
+        self.check_alive()
+        return await self._inner.fetch_image(url, path, limit, timeout=timeout)  # by the agent itself: ends with it
+
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         self.check_alive()
         return await self._inner.copy_image(source_path, device)  # done by the agent itself: ends with it

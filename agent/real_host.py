@@ -12,14 +12,16 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import BinaryIO, ParamSpec, TypeVar
 
+from agent.download import download
 from agent.host import ByteStream, CommandTimedOut, Completed, PipedProcess
+from agent.images import require_raw
 from agent.real_jobs import Jobs, RealJob, end_marked, environment, sync_folder
 
 OUTPUT_LIMIT = 16 << 20
@@ -140,6 +142,21 @@ class RealHost:
         except (FileNotFoundError, NotADirectoryError):
             return False  # any other error is no answer, and is raised
         return True
+
+    async def fetch_image(self, url: str, path: str, limit: int, *, timeout: float) -> tuple[int, str]:
+        file = await self._thread(_create, Path(path))
+
+        async def write(offset: int, data: bytes) -> None:
+            put = asyncio.ensure_future(self._thread(_put, file, offset, data))
+            try:
+                await asyncio.shield(put)
+            finally:
+                await asyncio.wait({put})  # also when cancelled: the file is not closed under a thread that writes
+
+        with _whole_or_gone(Path(path), file):
+            answer = await download(url, write, limit, timeout)
+            await self._thread(os.fsync, file.fileno())
+        return answer
 
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         stop = threading.Event()
@@ -282,6 +299,30 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     sync_folder(path.parent)
 
 
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0)
+
+
+@contextlib.contextmanager
+def _whole_or_gone(path: Path, file: BinaryIO) -> Iterator[None]:
+    with file:
+        try:
+            yield
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _put(file: BinaryIO, offset: int, data: bytes) -> None:
+    if offset == 0:
+        file.truncate(0)
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[count:], offset + count
+
+
 def _copy(source_path: str, device: str, stop: threading.Event) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     # O_EXCL on a block device: refused while it is mounted or otherwise claimed (open(2))
@@ -291,6 +332,8 @@ def _copy(source_path: str, device: str, stop: threading.Event) -> tuple[int, st
             raise OSError(15, "Block device required", device)
         with open(source_path, "rb") as source:
             while chunk := source.read(_CHUNK):
+                if not size:
+                    require_raw(chunk)
                 if stop.is_set():
                     raise OSError(4, "Interrupted", device)
                 digest.update(chunk)

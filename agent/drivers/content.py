@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
+from agent.download import DownloadFailed
 from agent.drivers.errors import DriverError, Unreadable, run, run_ok, said
 from agent.host import Host
+from agent.images import NotRaw
+
+FETCH_SECONDS = 6 * 3600.0
 
 
 class Content:
@@ -45,14 +49,33 @@ class Content:
         argv = [f"mkfs.{filesystem}", "-q", *force, device]
         await run_ok(self._host, argv, timeout=600, reason="MkfsFailed")
 
+    async def fetch_image(self, url: str, path: str, sha256: str, limit: int) -> None:
+        """The image as a file of the host, known to be the one that was named, and to fit into `limit` bytes.
+
+        Raises DriverError("FetchFailed"), "ImageTooLarge", "ImageNotRaw", "DigestMismatch": no file is left then.
+        """
+        try:
+            _, digest = await self._host.fetch_image(url, path, limit, timeout=FETCH_SECONDS)
+        except DownloadFailed as error:
+            raise DriverError(error.reason, str(error)) from error
+        except NotRaw as error:
+            raise DriverError("ImageNotRaw", f"{url} {error}") from error
+        except OSError as error:
+            raise DriverError("FetchFailed", f"{url} could not be written to {path}: {error.strerror}") from error
+        if digest != sha256.lower():
+            await self._host.remove(path)
+            raise DriverError("DigestMismatch", f"{url} has sha256 {digest}, expected {sha256}")
+
     async def write_image(self, source_path: str, device: str, sha256: str) -> int:
         """Copy a file of the host onto the device; returns the bytes written.
 
         Raises DriverError("DigestMismatch") when what was written is not the image that was named (the device then
-        holds the wrong one), DriverError("ImageNotFound"), DriverError("ImageTooLarge"), DriverError("CopyFailed").
+        holds the wrong one), DriverError("ImageNotFound"), "ImageNotRaw", "ImageTooLarge", "CopyFailed".
         """
         try:
             size, digest = await self._host.copy_image(source_path, device)
+        except NotRaw as error:
+            raise DriverError("ImageNotRaw", f"{source_path} {error}") from error
         except OSError as error:
             if error.errno == errno.ENOENT and error.filename == source_path:
                 raise DriverError("ImageNotFound", f"there is no file {source_path}; put the image there") from error

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.download import download
 from agent.host import CommandTimedOut, Completed, Job, PipedProcess
+from agent.images import require_raw
 from agent.simulation.devices import Device, Devices, os_error
 from agent.simulation.files import VirtualFiles
 from agent.simulation.process import (
@@ -160,6 +162,7 @@ class SimulatedHost:
     async def remove(self, path: str) -> None:
         self._must_be_on()
         self.files.remove(path)
+        self._real_file(path).unlink(missing_ok=True)
 
     async def list_dir(self, path: str) -> list[str]:
         self._must_be_on()
@@ -184,6 +187,25 @@ class SimulatedHost:
             raise os_error(errno.ENOENT, path)
         return block.size
 
+    async def fetch_image(self, url: str, path: str, limit: int, *, timeout: float) -> tuple[int, str]:
+        """By the machine's own network; into a real file under the host's folder `files`."""
+        self._must_be_on()
+        real = self._real_file(path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(real, "wb") as file:  # noqa: ASYNC230  # a local file
+
+                async def write(offset: int, data: bytes) -> None:
+                    self._must_be_on()
+                    file.seek(offset)
+                    file.truncate()
+                    file.write(data)
+
+                return await download(url, write, limit, timeout)
+        except BaseException:
+            real.unlink(missing_ok=True)
+            raise
+
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         """`source_path` is a virtual file, or a real one under the host's folder `files`."""
         self._must_be_on()
@@ -191,6 +213,8 @@ class SimulatedHost:
         target = self.open_device(device, "w")
         try:
             async for chunk in self._chunks(source_path):
+                if not offset:
+                    require_raw(chunk)
                 await target.write(offset, chunk)
                 digest.update(chunk)
                 offset += len(chunk)
@@ -198,11 +222,14 @@ class SimulatedHost:
             target.close()
         return offset, digest.hexdigest()
 
+    def _real_file(self, path: str) -> Path:
+        return self.directory / "files" / path.lstrip("/")
+
     async def _chunks(self, path: str) -> AsyncIterator[bytes]:
         if self.files.exists(path):
             yield self.files.read(path).encode()
             return
-        real = self.directory / "files" / path.lstrip("/")
+        real = self._real_file(path)
         if not real.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         with open(real, "rb") as file:  # noqa: ASYNC230  # a local sparse file

@@ -59,6 +59,9 @@ class ScriptedHost:
     async def exists(self, path: str) -> bool:
         return any(name == path or name.startswith(f"{path}/") for name in self.files)
 
+    async def fetch_image(self, url: str, path: str, limit: int, *, timeout: float) -> tuple[int, str]:
+        raise OSError(28, "No space left on device")
+
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         raise OSError(28, "No space left on device")
 
