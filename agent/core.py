@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from agent.journal import Journal
     from agent.observer import Observer
     from agent.operations import Operations
+    from agent.tls import Credentials
 
 AGENT_VERSION = "0.1.0"
 T = TypeVar("T")
@@ -180,6 +181,7 @@ class Context:
     xen: Xen
     content: Content
     tls: TlsFiles
+    credentials: Credentials
     relocation: tuple[str, int]  # address and port to listen on unless HostDesired says otherwise
     locks: Locks = field(default_factory=Locks)
     tasks: Tasks = field(default_factory=Tasks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography import x509
 from pydantic import ValidationError
 
 from agent.content import InitialSyncHandler, WriteContentHandler
@@ -22,9 +21,9 @@ from agent.migration import Relocation
 from agent.observer import Observer
 from agent.operations import Operations
 from agent.promises import Promises
-from agent.protocol import AGENT_URI_PREFIX, API_PORT, RELOCATION_PORT
+from agent.protocol import API_PORT, RELOCATION_PORT
 from agent.server import Server
-from agent.tls import TlsError
+from agent.tls import Credentials
 from agent.volumes import Volumes
 
 DRAIN_SECONDS = 30.0  # for commands that run when the agent is asked to stop
@@ -73,17 +72,17 @@ class Agent:
 
     async def start(self) -> None:
         """Serving when this returns. Raises StartError, JournalError, TlsError, OSError (an address in use)."""
-        _check_certificate(self._tls, self._node)
+        credentials = Credentials(self._tls, self._node)
         boot_id = await self._boot_id()
         journal = Journal.open(self._state_dir, self._node)
         try:
-            await self._start(journal, boot_id)
+            await self._start(journal, boot_id, credentials)
         except BaseException:
             await self.kill()
             journal.close()
             raise
 
-    async def _start(self, journal: Journal, boot_id: str) -> None:
+    async def _start(self, journal: Journal, boot_id: str, credentials: Credentials) -> None:
         context = Context(
             node=self._node,
             boot_id=boot_id,
@@ -95,6 +94,7 @@ class Agent:
             xen=Xen(self._host),
             content=Content(self._host),
             tls=self._tls,
+            credentials=credentials,
             relocation=self._relocation,
         )
         promises = Promises(journal)
@@ -163,18 +163,3 @@ class Agent:
             return "8.4" if known["dialect"] == "8.4" else "9"
         journal.put("host", "drbd", {"dialect": dialect})
         return dialect
-
-
-def _check_certificate(files: TlsFiles, node: str) -> None:
-    """The certificate is this node's. Raises TlsError."""
-    try:
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound) as error:
-        raise TlsError(f"{files.certificate} cannot be used: {error}") from error
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if AGENT_URI_PREFIX + node not in uris:
-        raise TlsError(
-            f"{files.certificate} is for {', '.join(uris) or 'nobody'}, this host is {node};"
-            f" make one with `xentandem-agent pki issue-agent {node}`"
-        )

@@ -34,12 +34,13 @@ from agent.protocol import (
     VolumeRemoval,
     WriteContent,
 )
-from agent.tls import is_controller, server_context
+from agent.tls import is_controller
 from agent.volumes import refusal_of
 from agent.watch import SECTIONS
 
 BODY_LIMIT = 1 << 20  # bytes; the largest request is a domain's configuration
 DRAIN_SECONDS = 10.0
+CERTIFICATES_SECONDS = 10.0
 
 M = TypeVar("M", bound=BaseModel)
 ABOUT: web.RequestKey[dict[str, object]] = web.RequestKey("about", dict)  # for the log line
@@ -79,10 +80,29 @@ class Server:
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_SECONDS)
         await self._runner.setup()
-        tls = server_context(self._context.tls)
+        tls = self._context.credentials.listener()
         self._site = web.TCPSite(self._runner, self._address or None, self._wanted, ssl_context=tls)
         await self._site.start()
         self.port = int(self._runner.addresses[0][1])
+        self._context.tasks.spawn(self._follow_authority(), name="server: certificates")
+
+    async def _follow_authority(self) -> None:
+        """With a new CA, whoever got in by the old one has to come again. What a request began goes on."""
+        credentials = self._context.credentials
+        known = credentials.authority
+        while True:
+            await self._context.host.sleep(CERTIFICATES_SECONDS)
+            credentials.refresh()
+            if credentials.authority != known:
+                known = credentials.authority
+                self._context.log().info("new certificate authority: connections are closed")
+                self._close_connections()
+
+    def _close_connections(self) -> None:
+        if self._runner is not None and self._runner.server is not None:
+            for connection in self._runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
 
     async def stop(self) -> None:
         """No new connection; streams end; running requests have DRAIN_SECONDS."""
@@ -94,10 +114,7 @@ class Server:
         """As the kernel does after kill -9: sockets are gone at once, requests get no further."""
         if self._site is not None and self._site._server is not None:
             self._site._server.close()
-        if self._runner is not None and self._runner.server is not None:
-            for connection in self._runner.server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
+        self._close_connections()
         while running := [task for task in self._running if task is not asyncio.current_task()]:
             for task in running:
                 task.cancel()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from agent.migration.relay import tune
 from agent.migration.source import Send
 from agent.migration.target import Connection, Receive
 from agent.migration.tls_stream import TlsStream
-from agent.tls import TlsError, client_context, peer_node, server_context
+from agent.tls import peer_node
 
 STREAM_LIMIT = 60.0  # seconds: a shorter cut of the link does not end a migration
 LINE_LIMIT = 4096
@@ -79,12 +78,11 @@ class Relocation:
     async def _listen(self, where: tuple[str, int]) -> bool:
         log = self._context.log(address=where[0], port=where[1])
         try:
-            tls = server_context(self._context.tls)
             self._listener = _bind(*where)
-        except (OSError, TlsError) as error:
+        except OSError as error:
             log.error("relocation cannot listen", problem=str(error))
             return False
-        self._accepting = self._context.tasks.spawn(self._accept(self._listener, tls), name="relocation: accept")
+        self._accepting = self._context.tasks.spawn(self._accept(self._listener), name="relocation: accept")
         log.info("relocation listens", bound=self.port)
         return True
 
@@ -133,7 +131,7 @@ class Relocation:
         return await within(self._context.host, FIRST_LINE_SECONDS, self._tell(node, address, port, question))
 
     async def _tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
-        tls = client_context(self._context.tls)
+        tls = self._context.credentials.client
         reader, writer = await asyncio.open_connection(address, port, ssl=tls, limit=LINE_LIMIT)
         try:
             if (who := peer_node(writer.get_extra_info("peercert"))) != node:
@@ -149,7 +147,7 @@ class Relocation:
 
     # --- serving ------------------------------------------------------------------------------------------------
 
-    async def _accept(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -161,7 +159,7 @@ class Relocation:
             if len(self._streams) >= CONNECTIONS:
                 sock.close()
                 continue
-            stream = TlsStream(sock, tls, server_side=True)
+            stream = TlsStream(sock, self._context.credentials.server, server_side=True)
             self._streams.add(stream)
             self._context.tasks.spawn(self._serve(stream, str(address[0])), name=f"relocation: {address[0]}")
 

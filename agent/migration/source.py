@@ -22,7 +22,6 @@ from agent.migration.relay_files import Passed, RelayFiles
 from agent.operations import Cancelled, Operation
 from agent.preflight import leaving, look
 from agent.protocol import DomainDesired, DomainState, MigrateSend, OperationRequest, Refusal
-from agent.tls import TlsError
 from agent.vm_disks import joined
 from agent.vm_effects import volume_uid
 from agent.vm_store import VmStore, config_path, domain_lock
@@ -289,7 +288,7 @@ class Send:
                 if not answer.get("accepted"):
                     log.warning("target did not take the release", answer=answer)
                 return
-            except (OSError, ValueError, TimeoutError, TlsError) as error:
+            except (OSError, ValueError, TimeoutError) as error:
                 if self._context.host.now() > end:
                     log.error("target was not told", problem=str(error) or type(error).__name__)
                     return

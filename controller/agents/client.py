@@ -11,11 +11,14 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import aiohttp
+import structlog
+from cryptography import x509
 from pydantic import BaseModel, ValidationError
 from tenacity import (
     AsyncRetrying,
@@ -44,6 +47,7 @@ from agent.protocol import (
 )
 from controller.domain import actions
 
+log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 CONNECT_SECONDS = 5.0
@@ -54,7 +58,7 @@ DOMAIN_SECONDS = 60.0
 SILENCE_SECONDS = 25.0  # two heartbeats of the watch and a half
 CONNECTIONS = 16  # to one agent at a time
 LINE_LIMIT = 256 * 1024 * 1024  # bytes of one line of the watch: a snapshot of a very large host
-RELOAD_SECONDS = 30.0
+RELOAD_SECONDS = 5.0
 
 
 class Refused(Exception):
@@ -72,28 +76,56 @@ class Unreachable(Exception):
 class ClientTls:
     """The controller's certificate (SAN `URI:xentandem:controller`), its key, and the CA that signed the agents'.
 
-    New connections use renewed files without a restart.
+    New connections use renewed files without a restart. Renewed files that cannot be used together leave the ones
+    before in force, and are logged once.
     """
 
     def __init__(self, certificate: Path, key: Path, authority: Path) -> None:
         self._files = (certificate, key, authority)
-        self._versions: tuple[float, ...] = ()
+        self._seen: object = None
         self._looked = float("-inf")
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context: ssl.SSLContext | None = None
+        self.expires: datetime | None = None
+        """When the certificate in use does."""
 
     def context(self) -> ssl.SSLContext:
-        """Raises OSError (not there) and ssl.SSLError (not usable)."""
+        """Raises OSError (not there) and ssl.SSLError (not usable) as long as there was no usable one."""
         now = time.monotonic()
-        if now - self._looked >= RELOAD_SECONDS:
-            certificate, key, authority = self._files
-            versions = tuple(file.stat().st_mtime for file in self._files)
-            if versions != self._versions:
-                self._context.load_verify_locations(authority)
-                self._context.load_cert_chain(certificate, key)
-                self._versions = versions
+        if self._context is None or now - self._looked >= RELOAD_SECONDS:
             self._looked = now
+            self._refresh()
+        assert self._context is not None
         return self._context
+
+    def _refresh(self) -> None:
+        versions = tuple(_version(file) for file in self._files)
+        if self._context is not None and versions == self._seen:
+            return
+        self._seen = versions
+        try:
+            certificate, key, authority = self._files
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.load_verify_locations(authority)
+            context.load_cert_chain(certificate, key)
+            expires = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            if self._context is None:
+                raise
+            log.error("renewed certificate cannot be used, the one before stays", problem=str(error))
+            return
+        if self._context is None or versions == tuple(_version(file) for file in self._files):
+            self._context, self.expires = context, expires  # else it was read in the middle of a change
+            log.info("certificate in use", expires=expires.isoformat())
+
+
+def _version(file: Path) -> tuple[int, ...] | None:
+    """Changes with the file, also where it is a symbolic link that leads elsewhere now (a mounted Secret)."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class AgentClient:

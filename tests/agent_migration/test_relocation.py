@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from agent import pki
 from agent.core import TlsFiles
@@ -154,3 +155,21 @@ async def test_a_port_that_is_taken_is_tried_again(pair: Pair) -> None:
         assert pair.agents["mk2"].relocation_port == 0
     await until(lambda: pair.agents["mk2"].relocation_port == port, "the listener")
     assert (await ask(port, pair.tls["mk1"], question()))["reason"] == "NotExpected"
+
+
+async def test_certificates_are_renewed_while_a_guest_moves(running: Pair) -> None:
+    """The stream goes on with the connection it has; who comes next is met with the renewed one."""
+    running.simulation.slow_link(30e6)
+    await running.move()
+    await running.phase("mk2", "Receiving")
+    files = {name: pki.issue_agent(running.authority, name, running.directory / "pki" / name) for name in running.tls}
+    _, writer = await asyncio.open_connection("127.0.0.1", running.ports["mk2"], ssl=client_context(files["mk1"]))
+    shown = x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+    writer.transport.abort()
+    assert shown == x509.load_pem_x509_certificate(files["mk2"].certificate.read_bytes())
+    running.simulation.slow_link(400e6)
+    await running.ended("mk2", "move", "Succeeded")
+    await running.ended("mk1", "move", "Succeeded")
+    await running.move("back", to="mk1", epoch=2)
+    await running.ended("mk1", "back", "Succeeded")
+    await running.runs_only_on("mk1")

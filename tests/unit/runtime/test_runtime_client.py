@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from agent import pki
 from agent.core import TlsFiles
@@ -227,3 +228,35 @@ async def test_a_renewed_certificate_is_used_for_new_connections(
         files.certificate.unlink()
         pki.issue_controller(agent.authority, agent.directory / "renewed")
     assert seen[0] != seen[1]
+
+
+async def test_half_of_a_renewal_leaves_the_certificate_before(agent: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = pki.issue_controller(agent.authority, agent.directory / "renewed")
+    tls = ClientTls(files.certificate, files.key, files.authority)
+    monkeypatch.setattr(client_module, "RELOAD_SECONDS", 0.0)
+    first, expires = tls.context(), tls.expires
+    other = pki.issue_controller(agent.authority, agent.directory / "other", days=1)
+    with capture_logs() as logs:
+        other.key.replace(files.key)
+        assert [tls.context() for _ in range(3)] == [first] * 3
+        files.authority.unlink()
+        assert tls.context() is first
+        other.authority.replace(files.authority)
+        other.certificate.replace(files.certificate)
+        assert tls.context() is not first
+    assert [one["log_level"] for one in logs] == ["error", "error", "info"], "each state of the files once"
+    assert expires is not None
+    assert tls.expires is not None
+    assert tls.expires < expires
+
+
+async def test_without_any_usable_certificate_there_is_an_error(agent: Fixture) -> None:
+    files = pki.issue_controller(agent.authority, agent.directory / "renewed")
+    tls = ClientTls(files.certificate, files.key, files.authority)
+    key = files.key.read_bytes()
+    files.key.unlink()
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            tls.context()
+    files.key.write_bytes(key)
+    assert tls.context() is tls.context(), "as soon as it is there"
