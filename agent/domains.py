@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from agent.core import Context, Refused, within
+from agent.domain_view import of_vms
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
 from agent.journal import JournalError
@@ -84,7 +85,7 @@ class Domains:
             return self._ring(uid, name)
         if desired.state == "Released":
             async with _held(self._context, uid):
-                present = mine(uid, name, await self._context.observer.read_domains())
+                present = mine(uid, name, await self._context.observer.read_domain_list())
                 if present:
                     raise Refused("DomainPresent", f"{_listed(present)} is on {self._context.node}; it must go first")
                 return self._commit(desired)
@@ -104,7 +105,7 @@ class Domains:
         self._no_operation(removal.uid, name)
         async with _held(self._context, removal.uid):
             self._no_operation(removal.uid, name)
-            present = mine(removal.uid, name, await self._context.observer.read_domains())
+            present = mine(removal.uid, name, await self._context.observer.read_domain_list())
             if present:
                 raise Refused("DomainPresent", f"{_listed(present)} is on {self._context.node}; stop it first")
             await self._context.host.remove(config_path(name))
@@ -160,12 +161,14 @@ class Domains:
     async def _check_start(self, wanted: VmRecord) -> None:
         """Refuse a start that could not happen now, before anything is promised."""
         uid, name, node = wanted.desired.uid, wanted.desired.name, self._context.node
-        domains = await self._context.observer.read_domains()
+        domains = await self._context.observer.read_domain_list()
         if (refusal := in_the_way(uid, name, domains, node)) is not None:
             raise Refused.of(refusal)
         if wanted.halted is not None or mine(uid, name, domains):
             return
-        refusals = usable(wanted.desired.config.disks, await self._context.observer.read_drbd(), node)
+        disks = wanted.desired.config.disks
+        seen = await self._context.observer.read_resources(disk.resource for disk in disks)
+        refusals = usable(disks, seen, node)
         if refusals:
             raise Refused.of(joined(refusals))
 
@@ -231,11 +234,14 @@ class Domains:
             state = self._context.observer.state
             if state.domains is not domains or state.operations is not operations:
                 domains, operations = state.domains, state.operations
+                index, running = of_vms(domains.values()), self._context.operations.running()
                 for worker in list(self._workers.values()):
-                    own = mine(worker.uid, worker.name, domains.values())
+                    keys = {worker.name, worker.uid.lower(), ""}
+                    near = {domain.domid: domain for key in keys for domain in index.get(key, ())}
+                    own = mine(worker.uid, worker.name, (near[domid] for domid in sorted(near)))
                     seen = (
                         tuple((domain.domid, domain.name, domain.kind, domain.state) for domain in own),
-                        tuple(one.id for one in self._context.operations.running(worker.uid)),
+                        tuple(one.id for one in running if one.state.subject_uid == worker.uid),
                     )
                     if worker.seen != seen:
                         worker.seen = seen
@@ -276,7 +282,7 @@ class Domains:
                 record = self._store.get(worker.uid)
                 if record is None or self._context.operations.running(worker.uid):
                     return None, None
-                domains = await self._context.observer.read_domains()
+                domains = await self._context.observer.read_domain_list()
                 record = self._store.get(worker.uid) or record
                 now = self._context.host.now()
                 may_start = self._may_start(record, worker)

@@ -1,26 +1,27 @@
 """What is: HostState, kept by pushes where the tools push and by polling where they do not.
 
-Sources: DRBD by `drbdsetup events2` (a bell; then read with `--now`), its percent by polling only while a resync runs;
-domains by a xenstore watch in the same way, and by `xl list` every second, five times as often while an operation
-runs, because xenstore does not tell of a pause; LVM after own changes and every 30 s; the host's facts every 10 s. A
-probe that fails leaves its last values and says so in `problems`: unreadable is never absent. Whoever needs a fact to
-act on calls a `read_*` method, which asks the tool now and raises when it cannot.
+Sources: DRBD by `drbdsetup events2` (a bell; then what rang is read with `--now`), its percent by polling only while a
+resync runs; domains by a xenstore watch in the same way, and by `xl list` every second, five times as often while one
+moves, because xenstore does not tell of a pause; LVM after own changes and every 30 s; the host's facts every 10 s.
+Readings of everything are shared by all who ask at the same time. A probe that fails leaves its last values and says
+so in `problems`: unreadable is never absent. Whoever needs a fact to act on calls a `read_*` method, which asks the
+tool now and raises when it cannot.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent.core import AGENT_VERSION, Context, within
-from agent.drivers.drbd import kernel_version
+from agent.bells import listen, rang
+from agent.core import AGENT_VERSION, Context
+from agent.domain_view import DomainView, changed_keys
 from agent.drivers.errors import DriverError
+from agent.facts import read_facts
 from agent.host import CommandTimedOut
 from agent.protocol import (
-    DomainDisk,
     DomainState,
     GenerationIds,
     HostDesired,
@@ -31,8 +32,9 @@ from agent.protocol import (
     VmState,
     VolumeState,
 )
-from agent.records import VolumeRecord, assemble
-from agent.signals import Flag
+from agent.records import VolumeRecord, assemble, generation_key
+from agent.shared_reads import SharedRead
+from agent.signals import Rung
 from agent.watch import Watch
 
 if TYPE_CHECKING:
@@ -46,9 +48,10 @@ SYNC_SECONDS = 0.5
 DOMAIN_SECONDS = 1.0
 BUSY_DOMAIN_SECONDS = 0.2
 RETRY_SECONDS = 1.0
-BELL_RETRY_SECONDS = 5.0
+DISKS_SECONDS = 5.0  # the domains' disks although no domain came, went or changed
 GENERATIONS_AT_ONCE = 4
-_SYNCING = ("Sync", "Verify", "WFBitMap", "Starting", "Paused")
+MOVES = ("migrate-send", "migrate-receive")
+FEW = 8  # so many resources are asked for one by one; more of them by a dump of all
 
 
 class Observer:
@@ -63,13 +66,13 @@ class Observer:
         self._generations: dict[str, GenerationIds] = {}
         self._volume_problems: dict[str, Refusal] = {}
         self._problems: dict[str, Refusal] = {}
-        self._disks: dict[int, tuple[DomainDisk, ...]] = {}  # by domid: what was last read of each
-        self._used_by: dict[str, tuple[str, ...]] = {}  # names of domains by device
+        self._domains = DomainView()
         self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
         self._asked = 0
-        self._taken: dict[str, int] = {}  # by probe: which asking the state has the answer of
-        self._drbd_ring = Flag()
-        self._domain_ring = Flag()
+        self._taken: dict[str, int] = {}  # by reading: which asking the state has the answer of
+        self._drbd_taken: dict[str, int] = {}  # by resource: which asking for it alone `_drbd` has the answer of
+        self._drbd_ring = Rung()
+        self._domain_ring = Rung()
         self._stale_generations: set[str] = set()
         self._generation_gate = asyncio.Semaphore(GENERATIONS_AT_ONCE)
         state = HostState(
@@ -82,6 +85,12 @@ class Observer:
             desired=desired,
         )
         self.watch = Watch(context.host, state)
+        self._shared_drbd = self._share("DrbdUnreadable", context.drbd.snapshot, self._take_drbd)
+        self._shared_domains = self._share("DomainsUnreadable", context.xen.domains, self._take_domains)
+        self._shared_list = self._share("DomainsUnreadable", context.xen.listed, self._take_list)
+        self._shared_volumes = self._share("LvmUnreadable", context.lvm.logical_volumes, self._take_logical_volumes)
+        files = context.drbd.configured_resources
+        self._shared_files = self._share("ConfigurationUnreadable", files, self._take_configured)
 
     # --- for everybody ------------------------------------------------------------------------------------------
 
@@ -92,22 +101,28 @@ class Observer:
 
     async def read_drbd(self) -> dict[str, DrbdResource]:
         """What the kernel's DRBD is now. Raises DriverError, CommandTimedOut."""
-        return await self._read("DrbdUnreadable", self._context.drbd.snapshot, self._take_drbd)
+        return await self._shared_drbd.ask()
+
+    async def read_resources(self, names: Iterable[str]) -> dict[str, DrbdResource]:
+        """Those of them that the kernel's DRBD has now. Raises DriverError, CommandTimedOut."""
+        found = await asyncio.gather(*(self._read_resource(name) for name in dict.fromkeys(names)))
+        return {one.name: one for one in found if one is not None}
 
     async def read_domains(self) -> tuple[DomainState, ...]:
-        """What `xl list` says now. Raises DriverError, CommandTimedOut."""
-        return await self._read("DomainsUnreadable", self._context.xen.domains, self._take_domains)
+        """What `xl list` and xenstore say now. Raises DriverError, CommandTimedOut."""
+        return await self._shared_domains.ask()
+
+    async def read_domain_list(self) -> tuple[DomainState, ...]:
+        """What `xl list` says now; nobody asked for their disks (None). Raises DriverError, CommandTimedOut."""
+        return await self._shared_list.ask()
 
     async def read_logical_volumes(self) -> dict[str, LogicalVolumeState]:
         """Every LV now, by group/name. Raises DriverError, CommandTimedOut."""
-        volumes = await self._read("LvmUnreadable", self._context.lvm.logical_volumes, self._take_logical_volumes)
-        return {f"{one.group}/{one.name}": one for one in volumes}
+        return {f"{one.group}/{one.name}": one for one in await self._shared_volumes.ask()}
 
     async def read_configured(self) -> dict[str, ResConfig]:
         """Every resource in /etc/drbd.d now, foreign ones too. Raises DriverError, CommandTimedOut."""
-        return await self._read(
-            "ConfigurationUnreadable", self._context.drbd.configured_resources, self._take_configured
-        )
+        return await self._shared_files.ask()
 
     def put_vm(self, vm: VmState) -> None:
         self._update(vms={**self.state.vms, vm.uid: vm})
@@ -127,7 +142,7 @@ class Observer:
     def put_records(self, records: Mapping[str, VolumeRecord]) -> None:
         """The journal's records of all volumes, at the agent's start."""
         self._records = dict(records)
-        self.refresh_volumes()
+        self._refresh()
 
     def put_record(self, resource: str, record: VolumeRecord | None) -> None:
         """The journal's record of a volume changed (None: gone)."""
@@ -136,7 +151,7 @@ class Observer:
                 known.pop(resource, None)
         else:
             self._records[resource] = record
-        self.refresh_volumes(resource)
+        self._refresh({resource})
 
     def put_problem(self, resource: str, problem: Refusal | None) -> None:
         """What the last attempt to make a volume as it shall be ran into."""
@@ -144,14 +159,14 @@ class Observer:
             self._volume_problems.pop(resource, None)
         else:
             self._volume_problems[resource] = problem
-        self.refresh_volumes(resource)
+        self._refresh({resource})
 
     def put_generation(self, resource: str, generation: GenerationIds | None) -> None:
         if generation is None:
             self._generations.pop(resource, None)
         else:
             self._generations[resource] = generation
-        self.refresh_volumes(resource)
+        self._refresh({resource})
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -164,10 +179,11 @@ class Observer:
             self._try(self.read_configured),
             self._read_facts(),
         )
+        context = self._context
         for name, loop in (
             ("drbd", self._keep_drbd()),
-            ("drbd bell", self._listen(self._context.drbd.events, self._drbd_ring)),
-            ("domain bell", self._listen(self._context.xen.changes, self._domain_ring)),
+            ("drbd bell", listen(context, context.drbd.events, self._drbd_ring, lambda event: event.resource)),
+            ("domain bell", listen(context, context.xen.changes, self._domain_ring, lambda _: None)),
             ("domains", self._keep_domains()),
             ("lvm", self._keep(LVM_SECONDS, self._read_storage)),
             ("facts", self._keep(FACTS_SECONDS, self._read_facts)),
@@ -184,38 +200,35 @@ class Observer:
         await self._try(self.read_configured)
 
     async def _keep_domains(self) -> None:
+        """All when something rang or moved on, and now and then; else only the list."""
+        full = self._context.host.now()
         while True:
-            busy = any(operation.outcome is None for operation in self.state.operations.values())
-            await self._wait_for_ring(self._domain_ring, BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
-            await self._try(self.read_domains)
-
-    async def _wait_for_ring(self, ring: Flag, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await within(self._context.host, seconds, ring.take())
+            busy = any(one.outcome is None and one.kind in MOVES for one in self.state.operations.values())
+            news = await rang(self._context, self._domain_ring, BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
+            news = news or busy or self._context.host.now() - full >= DISKS_SECONDS
+            if not news:
+                before = self.state.domains
+                await self._try(self.read_domain_list)
+                news = self.state.domains is not before
+            if news:
+                await self._try(self.read_domains)
+                full = self._context.host.now()
 
     async def _keep_drbd(self) -> None:
+        """What rang; while a resync runs, its resources; now and then everything."""
+        full = self._context.host.now()
         while True:
-            await self._wait_for_ring(self._drbd_ring, SYNC_SECONDS if self._syncing() else DRBD_SECONDS)
-            if not await self._try(self.read_drbd):
+            syncing = [name for name, one in self._drbd.items() if one.resyncing]
+            news = await rang(self._context, self._drbd_ring, SYNC_SECONDS if syncing else DRBD_SECONDS)
+            names = self._drbd_ring.names() if news else frozenset(syncing)
+            if names and len(names) <= FEW and self._context.host.now() - full < DRBD_SECONDS:
+                known = await self._try(partial(self.read_resources, names))
+            else:
+                known = await self._try(self.read_drbd)
+                full = self._context.host.now()
+            if not known:
                 await self._context.host.sleep(RETRY_SECONDS)
                 self._drbd_ring.set()
-
-    async def _listen(self, bell: Callable[[], AbstractAsyncContextManager[AsyncIterator[object]]], ring: Flag) -> None:
-        """Ring for every line of a command that tells of changes; started again when it ends."""
-        while True:
-            try:
-                async with bell() as lines:
-                    async for _ in lines:
-                        ring.set()
-                said = "the command ended"
-            except (DriverError, CommandTimedOut, OSError) as error:
-                said = str(error)
-            self._context.log().warning("no pushes; polling goes on", source=bell.__qualname__, problem=said)
-            await self._context.host.sleep(BELL_RETRY_SECONDS)
-            ring.set()
-
-    def _syncing(self) -> bool:
-        return any(one.peer is not None and one.peer.replication.startswith(_SYNCING) for one in self._drbd.values())
 
     async def _read_generation(self, resource: str) -> None:
         """The generation UUIDs of a resource whose role, disk or connection changed."""
@@ -230,78 +243,104 @@ class Observer:
             self.put_generation(resource, generation)
 
     async def _read_facts(self) -> None:
-        facts = self.state.facts
-        try:
-            facts = await self._context.xen.host_facts()
-            self._problem("XenUnreadable", None)
-        except (DriverError, CommandTimedOut, OSError) as error:
-            self._problem("XenUnreadable", error)
-        try:
-            facts = facts.model_copy(update={"drbd_version": await kernel_version(self._context.host)})
-        except (DriverError, CommandTimedOut, OSError):
-            facts = facts.model_copy(update={"drbd_version": None})
-        try:
-            facts = facts.model_copy(update={"volume_groups": await self._context.lvm.volume_groups()})
-        except (DriverError, CommandTimedOut, OSError) as error:
-            facts = facts.model_copy(update={"volume_groups": self.state.facts.volume_groups})
-            self._problem("LvmUnreadable", error)
-        listening = self._context.migration.port != 0
-        self._update(facts=facts.model_copy(update={"relocation_listening": listening}))
+        facts, problems = await read_facts(self._context, self.state.facts)
+        for reason, error in problems.items():
+            self._problem(reason, error)
+        self._update(facts=facts)
 
     # --- putting it together ------------------------------------------------------------------------------------
 
-    async def _read(self, reason: str, read: Callable[[], Awaitable[T]], take: Callable[[T], None]) -> T:
+    def _share(self, reason: str, read: Callable[[], Awaitable[T]], take: Callable[[T, int], None]) -> SharedRead[T]:
+        """`take` gets the answer and which asking it belongs to."""
+        name = read.__name__
+
+        async def taken() -> T:
+            return await self._read(reason, name, read, take)
+
+        return SharedRead(self._context, name, taken)
+
+    async def _read(
+        self, reason: str, name: str, read: Callable[[], Awaitable[T]], take: Callable[[T, int], None]
+    ) -> T:
         """Ask a tool, and take the answer into the state unless one that was asked for later is there already."""
-        self._asked += 1
-        turn = self._asked
+        turn = self._turn()
         try:
             value = await read()
         except (DriverError, CommandTimedOut, OSError) as error:
-            if turn > self._taken.get(reason, 0):
+            if turn > self._taken.get(name, 0):
                 self._problem(reason, error)
             raise
-        if turn > self._taken.get(reason, 0):
-            self._taken[reason] = turn
-            take(value)
+        if turn > self._taken.get(name, 0):
+            self._taken[name] = turn
+            take(value, turn)
             self._problem(reason, None)
         return value
 
-    def _take_drbd(self, resources: dict[str, DrbdResource]) -> None:
-        for name, one in resources.items():
-            changed = _generation_key(self._drbd.get(name)) != _generation_key(one)
-            if changed and name in self._records and name not in self._stale_generations:
+    def _turn(self) -> int:
+        self._asked += 1
+        return self._asked
+
+    async def _read_resource(self, name: str) -> DrbdResource | None:
+        """Alone, if DRBD tells of it alone; that it is not there is told only by a dump of everything."""
+        turn = self._turn()
+        try:
+            one = await self._context.drbd.resource(name)
+        except CommandTimedOut as error:
+            self._problem("DrbdUnreadable", error)
+            self._drbd_ring.set()  # everything is asked for: then it is readable again, or is not
+            raise
+        except DriverError:
+            one = None
+        if one is None:
+            return (await self.read_drbd()).get(name)
+        if turn > max(self._taken.get("snapshot", 0), self._drbd_taken.get(name, 0)):
+            self._drbd_taken[name] = turn
+            self._put_drbd({**self._drbd, name: one})
+        return one
+
+    def _take_drbd(self, resources: dict[str, DrbdResource], turn: int) -> None:
+        self._drbd_taken = {name: asked for name, asked in self._drbd_taken.items() if asked > turn}
+        newer = {name: self._drbd[name] for name in self._drbd_taken if name in self._drbd}
+        first, self._drbd_known = not self._drbd_known, True
+        self._put_drbd({**resources, **newer})
+        if first:
+            self._refresh()
+
+    def _put_drbd(self, resources: dict[str, DrbdResource]) -> None:
+        before, self._drbd = self._drbd, resources
+        changed = changed_keys(before, resources)
+        for name in changed & self._records.keys() - self._stale_generations:
+            if name in resources and generation_key(before.get(name)) != generation_key(resources[name]):
                 self._stale_generations.add(name)
                 self._context.tasks.spawn(self._read_generation(name), name=f"generation of {name}")
-        self._drbd, self._drbd_known = resources, True
-        self.refresh_volumes()
+        self._refresh(changed)
 
-    def _take_domains(self, domains: tuple[DomainState, ...]) -> None:
-        known = self.state.domains
-        self._update(domains={str(one.domid): _without_noise(known.get(str(one.domid)), one) for one in domains})
-        self._disks = {
-            one.domid: one.disks if one.disks is not None else self._disks.get(one.domid, ()) for one in domains
-        }
-        used_by: dict[str, tuple[str, ...]] = {}
-        for domain in domains:
-            for disk in self._disks[domain.domid]:
-                used_by[disk.device] = (*used_by.get(disk.device, ()), domain.name)
-        if used_by != self._used_by:
-            self._used_by = used_by
-            self.refresh_volumes()
+    def _take_list(self, domains: tuple[DomainState, ...], turn: int) -> None:
+        self._domains.take_list(domains, turn)
+        self._update(domains=self._domains.shown(self.state.domains))
 
-    def _take_logical_volumes(self, volumes: tuple[LogicalVolumeState, ...]) -> None:
-        self._update(logical_volumes={f"{one.group}/{one.name}": one for one in volumes})
-        self.refresh_volumes()
+    def _take_domains(self, domains: tuple[DomainState, ...], turn: int) -> None:
+        before = self._domains.used_by
+        self._domains.take_all(domains, turn)
+        self._update(domains=self._domains.shown(self.state.domains))
+        if changed_keys(before, self._domains.used_by):
+            self._refresh()
 
-    def _take_configured(self, configured: dict[str, ResConfig]) -> None:
-        self._configured = configured
-        self.refresh_volumes()
+    def _take_logical_volumes(self, volumes: tuple[LogicalVolumeState, ...], turn: int) -> None:
+        before, after = self.state.logical_volumes, {f"{one.group}/{one.name}": one for one in volumes}
+        self._update(logical_volumes=after)
+        if changed := changed_keys(before, after):
+            self._refresh({name for name, record in self._records.items() if record.lv_key in changed})
 
-    def refresh_volumes(self, *only: str) -> None:
+    def _take_configured(self, configured: dict[str, ResConfig], turn: int) -> None:
+        before, self._configured = self._configured, configured
+        self._refresh(changed_keys(before, configured))
+
+    def _refresh(self, only: set[str] | None = None) -> None:
         """Put VolumeStates together again (all, or `only` those): where a record, the kernel's state, ... changed."""
         known = self.state.volumes
-        names = only or sorted({*self._records, *self._configured, *self._drbd})
-        volumes: dict[str, VolumeState] = dict(known) if only else {}
+        names = sorted({*self._records, *self._configured, *self._drbd}) if only is None else only
+        volumes: dict[str, VolumeState] = {} if only is None else dict(known)
         for resource in names:
             inputs = self._inputs_of(resource)
             if inputs is None:
@@ -328,7 +367,7 @@ class Observer:
             self._drbd_known,
             self.state.logical_volumes.get(record.lv_key) if record else None,
             self._generations.get(resource),
-            self._used_by.get(f"/dev/drbd{minor}", ()),
+            self._domains.used_by.get(f"/dev/drbd{minor}", ()),
             self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
         )
 
@@ -354,25 +393,7 @@ class Observer:
                 self._context.log().warning("not readable", reason=reason, problem=str(error))
         self._update(problems=tuple(self._problems[key] for key in sorted(self._problems)))
         if reason == "DrbdUnreadable":
-            self.refresh_volumes()
+            self._refresh()
 
     def _update(self, **values: object) -> None:
         self.watch.publish(self.state.model_copy(update=values))
-
-
-def _generation_key(one: DrbdResource | None) -> tuple[object, ...]:
-    """What a new data generation comes with."""
-    if one is None:
-        return ()
-    peer = one.peer
-    return (one.role, one.disk, peer and (peer.connection, peer.disk, peer.role, peer.replication == "Established"))
-
-
-def _without_noise(old: DomainState | None, new: DomainState) -> DomainState:
-    """The old value if nothing but the CPU time and the running/blocked flags moved on: they change all the time.
-
-    That a domain has run at all (its CPU time is no longer 0) is no noise.
-    """
-    if old is None or (old.cpu_seconds == 0.0) != (new.cpu_seconds == 0.0):
-        return new
-    return old if new.model_copy(update={"cpu_seconds": old.cpu_seconds, "flags": old.flags}) == old else new

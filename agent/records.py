@@ -130,6 +130,14 @@ def _metadata(
     return "unknown"
 
 
+def generation_key(one: DrbdResource | None) -> tuple[object, ...]:
+    """What a new data generation comes with."""
+    if one is None:
+        return ()
+    peer = one.peer
+    return (one.role, one.disk, peer and (peer.connection, peer.disk, peer.role, peer.replication == "Established"))
+
+
 def has_tag(volume: LogicalVolumeState, tag: str) -> bool:
     """The tag itself, or with a value (`tag=...`)."""
     bare = tag.rstrip("=")

@@ -38,3 +38,27 @@ class Flag:
     async def take(self) -> None:
         await self._event.wait()
         self._event.clear()
+
+
+class Rung(Flag):
+    """A Flag that remembers what rang: names, or, after a plain `set`, anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: set[str] | None = set()
+
+    def set(self) -> None:
+        self.ring(None)
+
+    def ring(self, name: str | None) -> None:
+        """None: no one knows what it was about."""
+        if name is None:
+            self._names = None
+        elif self._names is not None:
+            self._names.add(name)
+        super().set()
+
+    def names(self) -> frozenset[str]:
+        """What rang since the last call; empty: anything may have."""
+        names, self._names = self._names, set()
+        return frozenset(names or ())

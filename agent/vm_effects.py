@@ -70,7 +70,9 @@ class Effects:
     async def _create(self, record: VmRecord) -> None:
         """`xl create`, paused: it runs only after its disks were found attached."""
         desired, node = record.desired, self._context.node
-        refusals = usable(desired.config.disks, await self._context.observer.read_drbd(), node)
+        disks = desired.config.disks
+        seen = await self._context.observer.read_resources(disk.resource for disk in disks)
+        refusals = usable(disks, seen, node)
         if refusals:
             raise Refused.of(joined(refusals))
         for disk in desired.config.disks:
@@ -98,7 +100,8 @@ class Effects:
         """Its disks are open before it runs; a deferred one is attached if this host is Primary."""
         for disk in record.disks:
             if not await self._xen.disk_attached(domid, disk.vdev, disk.minor):
-                refusals = usable([disk], await self._context.observer.read_drbd(), self._context.node)
+                seen = await self._context.observer.read_resources([disk.resource])
+                refusals = usable([disk], seen, self._context.node)
                 if refusals:
                     raise Refused.of(refusals[0])
                 await self._xen.attach_disk(domid, disk.vdev, disk.minor)
@@ -119,7 +122,7 @@ class Effects:
             await self._xen.destroy(domid)
         except DriverError as error:  # it may have gone by itself: what is there counts
             failed = error
-        for domain in await self._context.observer.read_domains():
+        for domain in await self._context.observer.read_domain_list():
             if domain.domid == domid and domain.kind != "zombie":
                 raise failed or DriverError("DestroyFailed", f"domain {domid} is still there ({domain.flags})")
         self._store.update(record.desired.uid, started_at=None, stop_since=None)

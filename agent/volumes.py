@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal, TypeVar
 
 from agent.core import Context, Refused
@@ -219,7 +220,7 @@ class Volumes:
 
     async def _metadata(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         """DRBD metadata: made once, where clearly none is, on an LV that is ours."""
-        kernel = (await self._context.observer.read_drbd()).get(resource)
+        kernel = (await self._context.observer.read_resources([resource])).get(resource)
         if kernel is not None and kernel.disk != "Diskless":
             return record if record.metadata == "created" else self.save(resource, record, metadata="created")
         if kernel is not None and record.up_in == self._context.boot_id:
@@ -249,7 +250,7 @@ class Volumes:
 
     async def _up(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         """Attached and connecting, with the options and addresses that are wanted."""
-        kernel = (await self._context.observer.read_drbd()).get(resource)
+        kernel = (await self._context.observer.read_resources([resource])).get(resource)
         as_wanted = (record.options, record.addresses) == (record.desired.options, record.addresses_wanted)
         if kernel is None:
             await self._context.drbd.up(resource)
@@ -275,7 +276,7 @@ class Volumes:
             if record is None or record.removal is not None or record.metadata != "created":
                 return
             async with self._noting(resource, record.desired.uid):
-                kernel = await self._context.observer.read_drbd()
+                kernel = await self._context.observer.read_resources([resource])
                 if resource in kernel:
                     self._attached_if_disk(resource, record, kernel[resource])
                     return
@@ -310,11 +311,11 @@ class Volumes:
         self._context.log(object=resource).info("demoted")
 
     async def _role_facts(self, resource: str) -> RoleFacts:
-        seen = await _or_none(self._context.observer.read_drbd)
+        seen = await _or_none(partial(self._context.observer.read_resources, [resource]))
         return RoleFacts(resource, self._context.node, (seen or {}).get(resource), readable=seen is not None)
 
     async def _reread(self, resource: str) -> DrbdResource:
-        kernel = (await self._context.observer.read_drbd()).get(resource)
+        kernel = (await self._context.observer.read_resources([resource])).get(resource)
         if kernel is None:
             raise Refused("NotConfirmed", f"{resource} is not in the kernel's DRBD after the command succeeded")
         return kernel

@@ -22,6 +22,7 @@ from agent.drivers.drbd_parse import (
     DrbdEvent,
     DrbdResource,
     ProcDevice,
+    dump_parser,
     parse_dump,
     parse_event,
     parse_generations,
@@ -95,16 +96,29 @@ class Drbd:
 
     def __init__(self, host: Host, dialect: Dialect) -> None:
         self._host = host
+        self._parse = dump_parser()
         self.dialect = dialect
 
     # --- looking ------------------------------------------------------------------------------------------------
 
     async def snapshot(self) -> dict[str, DrbdResource]:
         """Every resource the kernel has, by name. Raises Unreadable, CommandTimedOut."""
-        resources = parse_dump(await read(self._host, ["drbdsetup", "events2", "--now", "--statistics"]))
-        if self.dialect != "8.4":
+        text = await read(self._host, ["drbdsetup", "events2", "--now", "--statistics"])
+        resources = parse_dump(text, self._parse)
+        return await self._with_progress(resources)
+
+    async def resource(self, name: str) -> DrbdResource | None:
+        """One resource alone, at the same cost however many there are. None proves nothing: read `snapshot` then.
+
+        Raises Unreadable, CommandTimedOut.
+        """
+        argv = ["drbdsetup", "events2", "--now", "--statistics", name]
+        return (await self._with_progress(parse_dump(await read(self._host, argv)))).get(name)
+
+    async def _with_progress(self, resources: dict[str, DrbdResource]) -> dict[str, DrbdResource]:
+        """8.4 tells percent and speed of a resync in /proc/drbd only, which is read only while there is one."""
+        if self.dialect != "8.4" or not any(one.resyncing for one in resources.values()):
             return resources
-        # 8.4 tells percent and speed of a resync in /proc/drbd only
         devices = parse_proc(await self._read_file(PROC))
         return {name: _with_proc(resource, devices) for name, resource in resources.items()}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from agent.drivers.errors import Unreadable
+from agent.drivers.parsed import Parsed
 from agent.protocol import Connection, Disk, GenerationIds, PeerState, Role
 
 EventKind = Literal["exists", "change", "create", "destroy", "rename", "call", "response"]
@@ -22,6 +23,7 @@ _REPLICATION = {
     "Off", "Established", "StartingSyncS", "StartingSyncT", "WFBitMapS", "WFBitMapT", "WFSyncUUID", "SyncSource",
     "SyncTarget", "PausedSyncS", "PausedSyncT", "VerifyS", "VerifyT", "Ahead", "Behind",
 }  # fmt: skip
+_RESYNCING = ("Sync", "Verify", "WFBitMap", "WFSync", "Starting", "Paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class DrbdResource:
     peer: PeerState | None  # None: no connection configured
     volumes: int = 1
     peers: int = 1
+
+    @property
+    def resyncing(self) -> bool:
+        """A resync or a verify runs, is about to, or is paused."""
+        return self.peer is not None and self.peer.replication.startswith(_RESYNCING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +104,49 @@ def parse_event(line: str) -> DrbdEvent:
     return DrbdEvent(kind, words[1], fields)
 
 
-def parse_dump(text: str) -> dict[str, DrbdResource]:
+def parse_dump(text: str, parsed: DumpParser | None = None) -> dict[str, DrbdResource]:
     """Output of `drbdsetup events2 --now [--statistics]`. Raises Unreadable, also when its last line is missing."""
     lines = [line for line in text.splitlines() if line.strip()]
-    events = [parse_event(line) for line in lines]
-    if not events or (events[-1].kind, events[-1].object) != ("exists", "-"):
+    last = parse_event(lines.pop()) if lines else None
+    if last is None or (last.kind, last.object) != ("exists", "-"):
         raise Unreadable("DRBD's state was cut off: the dump has no end mark")
-    found: dict[str, _Found] = {}
-    for event in events[:-1]:
-        if event.kind != "exists" or event.resource is None:
-            raise Unreadable(f"DRBD's dump has a {event.kind} of {event.object} in it")
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        words = line.split(" ", 3)
+        usual = words[0] == "exists" and len(words) > 2 and words[2].startswith("name:")
+        found.setdefault(words[2][5:] if usual else _subject(line), []).append(line)
+    parse = parsed or dump_parser()
+    return dict(zip(found, parse((name, *its) for name, its in found.items()), strict=True))
+
+
+DumpParser = Parsed[tuple[str, ...], DrbdResource]
+"""Takes the name and the lines of each resource."""
+
+
+def dump_parser() -> DumpParser:
+    return Parsed(_resource)
+
+
+def _subject(line: str) -> str:
+    """The resource of a line that is not laid out as usual. Raises Unreadable."""
+    event = parse_event(line)
+    if event.kind != "exists" or event.resource is None:
+        raise Unreadable(f"DRBD's dump has a {event.kind} of {event.object} in it")
+    return event.resource
+
+
+def _resource(piece: tuple[str, ...]) -> DrbdResource:
+    """One resource of a dump, from its name and lines. Raises Unreadable."""
+    name, found = piece[0], None
+    for event in map(parse_event, piece[1:]):
         if event.object == "resource":
-            found[event.resource] = _Found(event.fields)
-        elif event.resource not in found:
-            raise Unreadable(f"DRBD's dump has a {event.object} before its resource {event.resource}")
+            found = _Found(event.fields)
+        elif found is None:
+            raise Unreadable(f"DRBD's dump has a {event.object} before its resource {name}")
         else:
-            found[event.resource].add(event)
-    return {name: entry.resource(name) for name, entry in found.items()}
+            found.add(event)
+    assert found is not None  # there is at least one line
+    return found.resource(name)
 
 
 class _Found:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from agent.drivers.errors import DriverError, Unreadable, read, run_ok
+from agent.drivers.parsed import Parsed
 from agent.host import Host
 from agent.protocol import LogicalVolumeState, VolumeGroupState
 
@@ -40,6 +41,7 @@ class Lvm:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._parse = volume_parser()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def volume_groups(self) -> tuple[VolumeGroupState, ...]:
@@ -49,7 +51,7 @@ class Lvm:
     async def logical_volumes(self) -> tuple[LogicalVolumeState, ...]:
         """Those of all groups, foreign ones too. Raises Unreadable, CommandTimedOut."""
         fields = "vg_name,lv_name,lv_size,lv_attr,lv_tags,lv_device_open"
-        return parse_lvs(await read(self._host, ["lvs", *_JSON, "-o", fields]))
+        return parse_lvs(await read(self._host, ["lvs", *_JSON, "-o", fields]), self._parse)
 
     async def create(self, group: str, name: str, size: int, tags: Sequence[str]) -> None:
         """Make a thick volume of at least `size` bytes (LVM rounds up to the extent) with wiped signatures."""
@@ -102,26 +104,34 @@ def parse_vgs(text: str) -> tuple[VolumeGroupState, ...]:
     )
 
 
-def parse_lvs(text: str) -> tuple[LogicalVolumeState, ...]:
+VolumeParser = Parsed[tuple[tuple[str, str], ...], LogicalVolumeState]
+"""Takes the rows of `lvs`."""
+
+
+def volume_parser() -> VolumeParser:
+    return Parsed(_logical_volume)
+
+
+def parse_lvs(text: str, parsed: VolumeParser | None = None) -> tuple[LogicalVolumeState, ...]:
     """Output of `lvs --reportformat json`. Raises Unreadable."""
-    volumes = []
-    for row in _rows(text, "lv"):
-        tags = tuple(tag for tag in _word(row, "lv_tags").split(",") if tag)
-        owners = {tag.removeprefix(UID_TAG) for tag in tags if tag.startswith(UID_TAG)}
-        if len(owners) > 1:
-            raise Unreadable(f"{row.get('lv_name')} is tagged with more than one owner: {', '.join(sorted(owners))}")
-        volumes.append(
-            LogicalVolumeState(
-                group=_word(row, "vg_name"),
-                name=_word(row, "lv_name"),
-                size=_number(row, "lv_size"),
-                tags=tags,
-                owner_uid=next(iter(owners), None),
-                retained=RETAINED_TAG in tags,
-                open={"open": True, "": False}.get(row.get("lv_device_open", "unknown")),
-            )
-        )
-    return tuple(volumes)
+    return tuple((parsed or volume_parser())(tuple(row.items()) for row in _rows(text, "lv")))
+
+
+def _logical_volume(items: tuple[tuple[str, str], ...]) -> LogicalVolumeState:
+    row = dict(items)
+    tags = tuple(tag for tag in _word(row, "lv_tags").split(",") if tag)
+    owners = {tag.removeprefix(UID_TAG) for tag in tags if tag.startswith(UID_TAG)}
+    if len(owners) > 1:
+        raise Unreadable(f"{row.get('lv_name')} is tagged with more than one owner: {', '.join(sorted(owners))}")
+    return LogicalVolumeState(
+        group=_word(row, "vg_name"),
+        name=_word(row, "lv_name"),
+        size=_number(row, "lv_size"),
+        tags=tags,
+        owner_uid=next(iter(owners), None),
+        retained=RETAINED_TAG in tags,
+        open={"open": True, "": False}.get(row.get("lv_device_open", "unknown")),
+    )
 
 
 def _rows(text: str, kind: str) -> list[dict[str, str]]:

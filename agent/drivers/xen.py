@@ -19,6 +19,7 @@ from agent.drivers.xen_parse import (
     Backend,
     XenInfo,
     device_number,
+    list_parser,
     parse_backends,
     parse_info,
     parse_list,
@@ -39,6 +40,7 @@ class Xen:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._parse = list_parser()
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -47,26 +49,22 @@ class Xen:
 
         `disks` is None where xenstore could not be read.
         """
-        domains = await self._list()
+        domains = await self.listed()
         if not domains:
             return ()
+        disks: dict[int, list[DomainDisk]] = {}
         try:
-            backends = await self._backends()
-            disks = [(backend, await self._attached_to(backend.domid, backend.devid)) for backend in backends]
+            for backend in await self._backends():
+                attached = bool(await self._attached_to(backend.domid, backend.devid))
+                disk = DomainDisk(vdev=backend.vdev, device=backend.device, attached=attached)
+                disks.setdefault(backend.domid, []).append(disk)
         except Unreadable:
             return domains
-        return tuple(
-            domain.model_copy(
-                update={
-                    "disks": tuple(
-                        DomainDisk(vdev=backend.vdev, device=backend.device, attached=bool(attached_to))
-                        for backend, attached_to in disks
-                        if backend.domid == domain.domid
-                    )
-                }
-            )
-            for domain in domains
-        )
+        return tuple(domain.model_copy(update={"disks": tuple(disks.get(domain.domid, ()))}) for domain in domains)
+
+    async def listed(self) -> tuple[DomainState, ...]:
+        """As `domains`, but nothing was asked about disks: None. Raises Unreadable, CommandTimedOut."""
+        return parse_list(await read(self._host, ["xl", "list", "-v"]), self._parse)
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[AsyncIterator[str]]:
@@ -193,13 +191,10 @@ class Xen:
 
     # --- the parts ----------------------------------------------------------------------------------------------
 
-    async def _list(self) -> tuple[DomainState, ...]:
-        return parse_list(await read(self._host, ["xl", "list", "-v"]))
-
     async def _becomes(self, domid: int, verb: str, is_so: Callable[[DomainState], bool], limit: float = 2.0) -> None:
         end = self._host.now() + limit
         while True:
-            domain = next((domain for domain in await self._list() if domain.domid == domid), None)
+            domain = next((domain for domain in await self.listed() if domain.domid == domid), None)
             if domain is None:
                 raise DriverError("NoSuchDomain", f"domain {domid} is not there any more")
             if is_so(domain):

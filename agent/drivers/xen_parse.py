@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.drivers.errors import DriverError, Unreadable
+from agent.drivers.parsed import Parsed
 from agent.protocol import DomainKind, DomainState
 
 _State = Literal["running", "paused", "suspended", "poweroff", "reboot", "crashed", "dying"]
@@ -20,6 +21,7 @@ _LINE = re.compile(
     r"(?P<flags>[-r][-b][-p][-s][-rscw?][-d])\s+(?P<seconds>\d{1,12}\.\d+)"
     r"(?:\s+(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\s.*)?$"
 )
+_BACKEND = re.compile(r'^/local/domain/0/backend/vbd(?:/(\d{1,10}))?(?:/(\d{1,10}))?(?:/(\S+))? = "(.*)".*$', re.M)
 _HEADER = re.compile(r"Name\s+ID\s+Mem\s+VCPUs\s+State\s+Time\(s\)")
 # xl's fifth column says why a domain was shut down; a watchdog's and an unknown reason are treated as a crash
 _SHUTDOWN: dict[str, _State] = {"-": "poweroff", "r": "reboot", "s": "suspended", "c": "crashed"}
@@ -47,12 +49,20 @@ class Backend:
     device: str  # /dev/drbd1
 
 
-def parse_list(text: str) -> tuple[DomainState, ...]:
+ListParser = Parsed[str, DomainState]
+"""Takes the lines of `xl list`, one a domain."""
+
+
+def list_parser() -> ListParser:
+    return Parsed(_domain)
+
+
+def parse_list(text: str, parsed: ListParser | None = None) -> tuple[DomainState, ...]:
     """Output of `xl list` or `xl list -v`, without Domain-0. `disks` is None (not in it). Raises Unreadable."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines or not _HEADER.match(lines[0]):
         raise Unreadable(f"not xl's list of domains: {text[:200]!r}")
-    domains = [_domain(line) for line in lines[1:]]
+    domains = (parsed or list_parser())(lines[1:])
     if not any(domain.domid == 0 for domain in domains):
         raise Unreadable("xl's list of domains was cut off: Domain-0 is not in it")
     if len({domain.domid for domain in domains}) != len(domains):
@@ -114,14 +124,14 @@ def parse_info(text: str) -> XenInfo:
 def parse_backends(text: str) -> tuple[Backend, ...]:
     """Output of `xenstore-ls -f /local/domain/0/backend/vbd`. Raises Unreadable."""
     disks: dict[tuple[int, int], dict[str, str]] = {}
-    for line in text.splitlines():
-        match = re.match(r'/local/domain/0/backend/vbd(?:/(\d{1,10}))?(?:/(\d{1,10}))?(?:/(\S+))? = "(.*)"', line)
-        if match is None:
-            raise Unreadable(f"xenstore: unknown line {line[:200]!r}")
-        if match[2]:
-            disk = disks.setdefault((int(match[1]), int(match[2])), {})
-            if match[3]:
-                disk[match[3]] = match[4]
+    lines = 0
+    for match in _BACKEND.finditer(text):
+        lines += 1
+        if match[3] in ("dev", "params"):
+            disks.setdefault((int(match[1]), int(match[2])), {})[match[3]] = match[4]
+    if lines != len(text.splitlines()):
+        unknown = next((line for line in text.splitlines() if _BACKEND.fullmatch(line) is None), text)
+        raise Unreadable(f"xenstore: unknown line {unknown[:200]!r}")
     # A node without params is one that libxl is about to make or to remove
     return tuple(
         Backend(domid, devid, fields.get("dev", ""), fields["params"])

@@ -431,9 +431,30 @@ async def test_a_failing_dump_is_unreadable() -> None:
         await Drbd(host, "8.4").snapshot()
 
 
-async def test_proc_that_can_not_be_read_is_unreadable() -> None:
+async def test_proc_that_can_not_be_read_during_a_resync_is_unreadable() -> None:
+    dump = recorded("03-SyncSource-progress.mk1.txt", "dump")
     with pytest.raises(Unreadable, match="/proc/drbd"):
-        await Drbd(ScriptedHost({"drbdsetup events2": (0, "exists -\n", "")}), "8.4").snapshot()
+        await Drbd(ScriptedHost({"drbdsetup events2": (0, dump, "")}), "8.4").snapshot()
+
+
+async def test_one_resource_alone_is_asked_by_its_name() -> None:
+    dump = recorded("03-SyncSource-progress.mk1.txt", "dump")
+    proc = recorded("03-SyncSource-progress.mk1.txt", "proc")
+    host = ScriptedHost({"drbdsetup events2": (0, dump, "")}, {"/proc/drbd": proc})
+    drbd = Drbd(host, "8.4")
+    assert await drbd.resource("vm_shaolin") == (await drbd.snapshot())["vm_shaolin"]
+    assert await drbd.resource("another") is None
+    assert host.commands[0] == "drbdsetup events2 --now --statistics vm_shaolin"
+
+
+async def test_what_did_not_change_is_the_same_object_and_what_changed_is_another() -> None:
+    answers = {"drbdsetup events2": (0, NINE, "")}
+    drbd = Drbd(ScriptedHost(answers), "9")
+    first = await drbd.snapshot()
+    answers["drbdsetup events2"] = (0, NINE.replace("disk:UpToDate", "disk:Outdated"), "")
+    second = await drbd.snapshot()
+    assert second["b"] is first["b"]
+    assert (first["a"].disk, second["a"].disk) == ("UpToDate", "Outdated")
 
 
 async def test_events_are_followed() -> None:

@@ -1,0 +1,30 @@
+"""Facts of the host that are polled: Xen's, DRBD's version, the volume groups."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from agent.core import Context
+from agent.drivers.drbd import kernel_version
+from agent.drivers.errors import DriverError
+from agent.host import CommandTimedOut
+from agent.protocol import HostFacts
+
+
+async def read_facts(context: Context, known: HostFacts) -> tuple[HostFacts, dict[str, Exception | None]]:
+    """What is read now, else what was `known`; and by reason what could not be read (None: it could)."""
+    facts, problems = known, dict[str, Exception | None]()
+    try:
+        facts = await context.xen.host_facts()
+        problems["XenUnreadable"] = None
+    except (DriverError, CommandTimedOut, OSError) as error:
+        problems["XenUnreadable"] = error
+    update: dict[str, object] = {"drbd_version": None, "volume_groups": known.volume_groups}
+    with suppress(DriverError, CommandTimedOut, OSError):  # None says it
+        update["drbd_version"] = await kernel_version(context.host)
+    try:
+        update["volume_groups"] = await context.lvm.volume_groups()
+    except (DriverError, CommandTimedOut, OSError) as error:
+        problems["LvmUnreadable"] = error
+    update["relocation_listening"] = context.migration.port != 0
+    return facts.model_copy(update=update), problems

@@ -1,0 +1,66 @@
+"""One reading of a tool for all who want it at the same time. Pure waiting: what is read is the caller's business."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from agent.core import Context, within
+from agent.drivers.errors import DriverError
+from agent.host import CommandTimedOut
+from agent.signals import Signal
+
+T = TypeVar("T")
+AT_ONCE = 2
+PATIENCE = 1.0
+
+
+class SharedRead(Generic[T]):
+    """Whoever asks gets a reading that began after it asked, never one that was under way already.
+
+    At most AT_ONCE readings run; who asks meanwhile waits for the next one, together with all others who ask until it
+    begins. A reading that hangs holds up nobody for longer than PATIENCE seconds: the next one begins beside it.
+    """
+
+    def __init__(self, context: Context, name: str, read: Callable[[], Awaitable[T]]) -> None:
+        self._context, self._name, self._read = context, name, read
+        self._next: asyncio.Future[T | Exception] | None = None
+        self._running = 0
+        self._ended = Signal()
+
+    async def ask(self) -> T:
+        """Raises what the reading raises: DriverError, CommandTimedOut, OSError."""
+        following = self._next
+        if following is None:
+            following = self._next = asyncio.get_running_loop().create_future()
+            self._context.tasks.spawn(self._serve(following), name=f"read {self._name}")
+        found = await asyncio.shield(following)  # who is cancelled takes nothing away from the others
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _serve(self, following: asyncio.Future[T | Exception]) -> None:
+        try:
+            if self._running >= AT_ONCE:
+                with suppress(TimeoutError):
+                    await within(self._context.host, PATIENCE, self._until_free())
+            self._next = None  # who asks from here on gets a later reading
+            self._running += 1
+            try:
+                found = await self._read()
+            finally:
+                self._running -= 1
+                self._ended.notify()
+            following.set_result(found)
+        except (DriverError, CommandTimedOut, OSError) as error:
+            following.set_result(error)
+        finally:
+            if self._next is following:
+                self._next = None
+            following.cancel()  # if there is no result: the agent ends, or a defect, which is logged
+
+    async def _until_free(self) -> None:
+        while self._running >= AT_ONCE:
+            await self._ended.wait()
