@@ -134,6 +134,14 @@ class Event:
 
 LAZY_SECONDS = 1.0
 """How long a status that only tells people something may wait for the next one."""
+STEP_SECONDS = 2.0
+"""The same while an operation is on its way: one that is over sooner shows its beginning and its end, one that lasts
+shows its steps and its progress no more often than this."""
+
+
+def told_within(status: DrbdVolumeStatus | XenVMStatus) -> float:
+    """Seconds that a status which only tells people something may wait."""
+    return LAZY_SECONDS if status.operation is None else STEP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from agent.protocol import OperationCancel, OperationState, Refusal
 from controller.api.common import OperationRecord
 from controller.api.xenvm import LastMigration, Migration, Placement
-from controller.domain.actions import DEPOSED, Cancel, Decision, Operate, Request, refusal_of
+from controller.domain.actions import DEPOSED, STEP_SECONDS, Cancel, Decision, Operate, Request, refusal_of
 from controller.domain.conditions import seconds, timestamp
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import Move
@@ -14,8 +14,8 @@ from controller.domain.plans.migrate_vm import MIGRATE_VM
 from controller.domain.vm_case import VmCase
 from controller.domain.vm_report import RETRY_SECONDS, Report
 
-PERCENT_STEP, PROGRESS_SECONDS = 10, 2.0
-"""Progress is written when it crossed a step, and no more often than this."""
+PERCENT_STEP = 10
+"""Progress is written when it crossed a step."""
 FIRST_RETRY, LAST_RETRY = 30.0, 600.0
 """Seconds before a failed move is tried again: doubled each time."""
 
@@ -361,9 +361,9 @@ def _progress(move: Move, record: Migration) -> Migration:
     old = record.percent
     if old is not None and record.observed_at is not None:
         small = transfer.percent < old + PERCENT_STEP
-        if small or now - seconds(record.observed_at) < PROGRESS_SECONDS:
+        if small or now - seconds(record.observed_at) < STEP_SECONDS:
             return record
-    elif record.started_at is not None and now - seconds(record.started_at) < PROGRESS_SECONDS:
+    elif record.started_at is not None and now - seconds(record.started_at) < STEP_SECONDS:
         return record
     return record.model_copy(
         update={

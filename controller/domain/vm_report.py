@@ -10,7 +10,6 @@ from controller.api.common import Condition, OperationRecord
 from controller.api.xenvm import DomainStatus, XenVMStatus
 from controller.domain.actions import (
     FINALIZER,
-    LAZY_SECONDS,
     PASSING,
     Decision,
     Event,
@@ -19,6 +18,7 @@ from controller.domain.actions import (
     due,
     refusal_of,
     refused_again,
+    told_within,
 )
 from controller.domain.conditions import Conditions, timestamp
 from controller.domain.engine import Plan, Position
@@ -119,7 +119,7 @@ class Report:
             finalizer=None if FINALIZER in vm.metadata.finalizers or vm.deleting else "add",
             events=tuple(self.events),
             requests=due(self.requests, self.refused, self.case.world),
-            lazy=LAZY_SECONDS if _essence(status) == _essence(self.case.before) else 0.0,
+            lazy=told_within(status) if _essence(status) == _essence(self.case.before) else 0.0,
             look_again=refused_again(self.refused) if self.refused and self.requests else self.look_again,
         )
 

@@ -13,7 +13,7 @@ from controller.api.drbdvolume import (
     LogicalVolumeStatus,
 )
 from controller.domain.actions import FINALIZER, Decision, Event, PutVolume, refusal_of
-from controller.domain.conditions import seconds, timestamp
+from controller.domain.conditions import seconds
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.placement import claimed_by_another, place_volume
 from controller.domain.plans.create_volume import CREATE_VOLUME
@@ -115,12 +115,13 @@ def _advance(case: VolumeCase, finalizer: Finalizer) -> Decision:
     at = position(CREATE_VOLUME, case)
     status, events = observed(case), []
     intent = status.initial_sync
-    if at.step == "ForcePrimary" and intent is None and case.fresh_everywhere() is None:
-        status = status.model_copy(update={"initial_sync": _sync_intent(case)})
-        if case.volume.spec.content is not None and status.content is None:
-            # The next step's intent in the same write; it is acted on only when that step has come.
-            status = status.model_copy(update={"content": _first_content_intent(case)})
-        events.append(Event("Normal", "SyncStarted", f"{case.first_source()} is the source of the first sync"))
+    if intent is not None:
+        intent = _told_to_start(case, intent)
+        status = status.model_copy(update={"initial_sync": intent})
+    elif not case.known or (at.step == "ForcePrimary" and case.fresh_everywhere() is None):
+        # A new volume's first write holds what the later steps do; each is acted on only when its step and its proof
+        # have come. Where an agent knows the volume already, its replicas first say what they are.
+        status = status.model_copy(update=_intents(case, status))
     if at.step == "ForcePrimary":
         problem, status = _force_problem(case, status)
         if problem is not None:
@@ -130,35 +131,46 @@ def _advance(case: VolumeCase, finalizer: Finalizer) -> Decision:
         if isinstance(content, Refusal):
             return report(case, status, stalled=content, finalizer=finalizer)
         status = status.model_copy(update={"content": content})
+    case = case.planned(status)
+    at = position(CREATE_VOLUME, case)
     if intent and not intent.completed and at.step in ("Demote", None):
         status = status.model_copy(update={"initial_sync": intent.model_copy(update={"completed": True})})
         events.append(Event("Normal", "Synchronised", f"{' and '.join(case.nodes)} are UpToDate"))
-    case = case.planned(status)
+        case = case.planned(status)
     if created(status, case.volume):
         decision = keep(case)
         return _with(decision, events, finalizer)
-    at = position(CREATE_VOLUME, case)
     no = refusal_of(at.requests, case.refused)
     progress = no or Refusal(reason=at.step or "Done", message=at.message)
     status = status.model_copy(
         update={"operation": operation_record(case, CREATE_VOLUME, at.step or "Done", at.message)}
     )
+    phase = "Syncing" if at.step in ("Synchronise", "Demote") else "Creating"
+    if at.step == "Synchronise" and case.before.phase != phase:
+        events.append(Event("Normal", "SyncStarted", f"{case.first_source()} is the source of the first sync"))
     return report(
         case,
         status,
         stalled=no,
         progress=progress,
-        phase="Syncing" if at.step in ("Synchronise", "Demote") else "Creating",
+        phase=phase,
         requests=at.requests,
         events=tuple(events),
         finalizer=finalizer,
     )
 
 
-def _sync_intent(case: VolumeCase) -> InitialSyncStatus:
-    return InitialSyncStatus(
-        node=case.first_source(), operation=initial_sync_id(case.uid), started_at=timestamp(case.world.now)
-    )
+def _intents(case: VolumeCase, status: DrbdVolumeStatus) -> dict[str, object]:
+    """Which member is forced Primary and writes the content, by which operations."""
+    sync = InitialSyncStatus(node=case.first_source(), operation=initial_sync_id(case.uid))
+    if case.volume.spec.content is None or status.content is not None:
+        return {"initial_sync": sync}
+    return {"initial_sync": sync, "content": _first_content_intent(case)}
+
+
+def _told_to_start(case: VolumeCase, intent: InitialSyncStatus) -> InitialSyncStatus:
+    operation = case.operation(intent.operation)
+    return intent.model_copy(update={"started_at": operation.started_at}) if operation else intent
 
 
 def _found_again(case: VolumeCase) -> VolumeCase:
@@ -179,7 +191,9 @@ def _force_problem(case: VolumeCase, status: DrbdVolumeStatus) -> tuple[Refusal 
     """
     intent = status.initial_sync
     done = case.operation(intent.operation) if intent else None
-    if intent is not None and (done is None or done.outcome in (None, "Succeeded")):
+    if done is not None and done.outcome in (None, "Succeeded"):
+        return None, status
+    if intent is not None and done is None and any(view.forced for view in case.known):
         return None, status
     not_fresh = case.fresh_everywhere()
     if not_fresh is not None and not_fresh.reason == "NotFresh":
@@ -205,7 +219,7 @@ def _again(case: VolumeCase, done: OperationState, attempt: int) -> bool:
 
 
 def _first_content_intent(case: VolumeCase) -> ContentStatus:
-    return ContentStatus(state="Writing", node=case.first_source(), operation=f"content-{case.uid[:36].lower()}-1")
+    return ContentStatus(node=case.first_source(), operation=f"content-{case.uid[:36].lower()}-1")
 
 
 def _content_intent(case: VolumeCase) -> ContentStatus | Refusal:
@@ -215,18 +229,19 @@ def _content_intent(case: VolumeCase) -> ContentStatus | Refusal:
     if view is not None and view.content == "written":
         base = old or ContentStatus(node=node)
         return base.model_copy(update={"state": "Written", "detail": view.content_detail})
-    if old is None or old.operation is None:
-        return _first_content_intent(case)
-    done = case.operation(old.operation)
+    intent = old if old is not None and old.operation is not None else _first_content_intent(case)
+    intent = intent.model_copy(update={"state": "Writing"})
+    operation = intent.operation or ""
+    done = case.operation(operation)
     if done is None or done.outcome is None or done.outcome == "Succeeded":
-        return old
+        return intent
     ended = done.refusal or Refusal(reason="ContentFailed", message="writing the content failed")
-    stem, _, attempt = old.operation.rpartition("-")
+    stem, _, attempt = operation.rpartition("-")
     if not _again(case, done, int(attempt)):
         # spec.content is for a new volume only: what is wrong in it takes a new DrbdVolume
         message = f"{node}: {ended.message}. It is tried again; to change spec.content, delete this DrbdVolume and make"
         return Refusal(reason=ended.reason, message=f"{message} it anew")
-    return old.model_copy(update={"operation": f"{stem}-{int(attempt) + 1}"})
+    return intent.model_copy(update={"operation": f"{stem}-{int(attempt) + 1}"})
 
 
 def _with(decision: Decision, events: list[Event], finalizer: Finalizer) -> Decision:

@@ -8,13 +8,13 @@ from agent.protocol import Refusal
 from controller.api.common import OperationRecord
 from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.domain.actions import (
-    LAZY_SECONDS,
     PASSING,
     Decision,
     Event,
     Request,
     due,
     refused_again,
+    told_within,
 )
 from controller.domain.conditions import Conditions, timestamp
 from controller.domain.engine import Plan
@@ -86,7 +86,7 @@ def decided(
         status=status,
         finalizer=finalizer,
         events=events,
-        lazy=LAZY_SECONDS if _essence(status) == _essence(case.before) else 0.0,
+        lazy=told_within(status) if _essence(status) == _essence(case.before) else 0.0,
         requests=due(requests, case.refused, case.world),
         look_again=(refused_again(case.refused) if case.refused else RETRY_SECONDS) if waiting else None,
     )
@@ -95,12 +95,13 @@ def decided(
 def _essence(status: DrbdVolumeStatus) -> object:
     """What may never wait to be written: intents, and what is true of the whole. The rest is for people."""
     truths = tuple((c.type, c.status, c.observed_generation) for c in status.conditions)
+    sync, content = status.initial_sync, status.content
     return (
         status.nodes,
         status.device,
         status.logical_volume,
-        status.initial_sync,
-        status.content,
+        (sync.node, sync.operation, sync.completed) if sync else None,
+        (content.node, content.operation) if content else None,
         status.observed_generation,
         truths,
     )

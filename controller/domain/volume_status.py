@@ -5,12 +5,12 @@ from __future__ import annotations
 from agent.protocol import PeerState, VolumeState
 from controller.api.common import bytes_quantity
 from controller.api.drbdvolume import DrbdVolumeStatus, Replica, SyncStatus
+from controller.domain.actions import STEP_SECONDS
 from controller.domain.conditions import seconds, timestamp
 from controller.domain.volume_case import VolumeCase
 
 SYNC_STEP_PERCENT = 5
-SYNC_SECONDS = 2.0
-"""A running sync is written no more often than this, and only when it crossed a step."""
+"""A running sync is written only when it crossed a step."""
 
 COPYING = ("SyncSource", "SyncTarget", "PausedSyncS", "PausedSyncT")
 
@@ -84,7 +84,7 @@ def _sync(case: VolumeCase) -> SyncStatus | None:
     percent = float(int(view.peer.done_percent or 0.0))
     if old is not None and old.observed_at is not None:
         small = int(percent) // SYNC_STEP_PERCENT == int(old.percent) // SYNC_STEP_PERCENT
-        if small or now - seconds(old.observed_at) < SYNC_SECONDS:
+        if small or now - seconds(old.observed_at) < STEP_SECONDS:
             return old
     speed, left = view.peer.speed_kib_s, view.peer.out_of_sync_kib
     return SyncStatus(

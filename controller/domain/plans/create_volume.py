@@ -35,7 +35,7 @@ def _group_there(case: VolumeCase) -> Refusal | None:
         found = next((g for g in groups if g.name == group), None)
         if found is None:
             return Refusal(reason="VolumeGroupNotFound", message=f"{host.name} has no volume group {group}")
-        if found.free < case.volume.spec.size_bytes and not case.volume.status.initial_sync:
+        if found.free < case.volume.spec.size_bytes and not any(view.forced for view in case.known):
             return Refusal(
                 reason="NotEnoughSpace",
                 message=f"{found.free >> 20} MiB free in {group} on {host.name}, "
@@ -160,7 +160,7 @@ CREATE_VOLUME: Plan[VolumeCase] = Plan(
         Step(
             name="Reserve",
             does="both members keep the resource's name, minor, port and logical volume for this volume",
-            record="status.nodes, status.device",
+            record="status.nodes, status.device; of a new volume all that the later steps need, too",
             confirmed=_reserved,
             requests=lambda c: tuple(c.put(n, "Reserved") for n in c.nodes if c.view(n) is None or not _reserved(c)),
             waiting=lambda c: "minor and port are being reserved on " + " and ".join(c.nodes),

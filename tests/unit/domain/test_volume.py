@@ -18,6 +18,22 @@ def test_first_look_places_writes_the_intent_and_reserves_on_both():
     assert (decision.status.device.minor, decision.status.device.port) == (1, 7789)
     assert not decision.lazy
     assert [(r.host, r.body.level) for r in asked(decision, PutVolume)] == [("mk1", "Reserved"), ("mk2", "Reserved")]
+    # One write holds every intent of the creation: which member is forced Primary, and by which operation.
+    assert decision.status.initial_sync.node == "mk1"
+    assert not decision.status.initial_sync.completed
+
+
+def test_the_source_is_not_chosen_where_an_agent_knows_the_volume_already():
+    """The status was lost and one member's replica, too: what is left of it says which was the source."""
+    worlds = howto()
+    worlds.edit("XenVM", "shaolin", node="mk2")
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(peer=peer(connection="Connecting", disk="DUnknown"))})
+    decision = worlds.decide_volume()
+    assert decision.status.initial_sync is None
+    worlds.commit("DrbdVolume", "vm-shaolin", decision)
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(forced=False)})
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state()})
+    assert worlds.decide_volume().status.initial_sync.node == "mk1"
 
 
 def test_the_howto_in_steps():
@@ -41,8 +57,7 @@ def test_the_howto_in_steps():
     for host in ("mk1", "mk2"):
         worlds.tell(host, volumes=BOTH_FRESH)
     decision = worlds.decide_volume()
-    assert decision.status.initial_sync.node == "mk1"
-    assert not decision.lazy
+    assert decision.lazy  # the intent was written before: what it is held by is told if it lasts
     (force,) = asked(decision, Operate)
     assert force.host == "mk1"
     assert isinstance(force.body.body, InitialSync)
@@ -59,7 +74,9 @@ def test_the_howto_in_steps():
     assert decision.status.phase == "Syncing"
     assert decision.status.sync.percent == 45
     assert decision.status.disk_state == "UpToDate/Inconsistent"
+    assert [event.reason for event in decision.events] == ["SyncStarted"]
     worlds.commit("DrbdVolume", "vm-shaolin", decision)
+    assert worlds.decide_volume().events == ()
     worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary")})
     worlds.tell("mk2", volumes={"vm_shaolin": volume_state(forced=False, peer=peer(role="Primary"))})
     decision = worlds.decide_volume()
@@ -93,7 +110,8 @@ def test_force_needs_the_proof_that_both_sides_are_new(spoil):
         worlds.tell(host, volumes={"vm_shaolin": spoil.get(host, volume_state(**FRESH))})
     decision = worlds.decide_volume()
     assert asked(decision, Operate) == []
-    assert decision.status.initial_sync is None
+    no_generation = any(view.generation is None for view in spoil.values())
+    assert ("Stalled" in conditions(decision)) != no_generation, "what is being read needs nobody"
 
 
 def test_the_source_of_the_first_sync_is_never_chosen_again():
@@ -170,10 +188,16 @@ def test_content_is_written_once_by_the_source_and_retried_under_another_id_only
     assert isinstance(write.body.body, WriteContent)
     assert write.host == "mk1"
     assert first.status.content.state == "Writing"
+    assert not first.lazy
     worlds.commit("DrbdVolume", "vm-shaolin", first)
     assert asked(worlds.decide_volume(), Operate) == [write]
     worlds.tell("mk1", volumes={"vm_shaolin": volume_state(role="Primary", content="written", content_detail="ext4")})
-    assert worlds.decide_volume().status.content.state == "Written"
+    decision = worlds.decide_volume()
+    assert decision.status.content.state == "Written"
+    # Both replicas are UpToDate already: what was seen at once is one write.
+    assert decision.status.initial_sync.completed
+    assert decision.status.phase == "Ready"
+    assert not decision.lazy
 
 
 def test_a_source_that_restarted_before_its_content_was_written_is_promoted_again_without_force():
