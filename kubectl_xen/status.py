@@ -37,7 +37,7 @@ def overview(
     for node in sorted(nodes, key=view.name_of):
         status = view.status_of(node)
         free = (status.get("memory") or {}).get("free")
-        words = [status.get("xenVersion"), status.get("drbdVersion"), free, status.get("runningVMs")]
+        words = [status.get("xenVersion"), status.get("drbdVersion"), free, status.get("domains")]
         hosts.add_row(view.name_of(node), coloured(view.phase_of(node)), *(_word(word) for word in words))
     console.print(hosts if nodes else "No hosts. Write a XenNode for each dom0: kubectl explain xennode.spec")
     console.print()

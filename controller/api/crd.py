@@ -80,7 +80,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Xen", ".status.xenVersion", "Version of the hypervisor."),
             Column("DRBD", ".status.drbdVersion", "Version of the DRBD kernel module."),
             Column("Free memory", ".status.memory.free", "Memory that no domain has."),
-            Column("VMs", ".status.runningVMs", "Domains of XenVMs on the host.", type="integer"),
+            Column("VMs", ".status.domains", "Domains on the host that are XenVMs.", type="integer"),
             Column("Phase", ".status.phase", "One word on how the host stands.", wide=True),
             Column("Address", ".spec.agent.address", "Where the agent is reached.", wide=True),
             _MESSAGE,

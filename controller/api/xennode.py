@@ -150,8 +150,8 @@ class XenNodeStatus(Status):
     """Memory of the host; rounded, so that it doesn't change with every page."""
     volume_groups: Annotated[tuple[NodeVolumeGroup, ...], Field(max_length=64)] = ()
     """The volume groups that spec.volumeGroups names, as they are found on the host."""
-    running_vms: Annotated[int | None, Field(alias="runningVMs", ge=0)] = None
-    """Number of domains of XenVMs on the host."""
+    domains: Annotated[int | None, Field(ge=0)] = None
+    """Number of domains on the host that are XenVMs, running or paused; dom0 and other domains don't count."""
 
 
 class XenNode(ApiObject):

@@ -127,7 +127,7 @@ def _facts(world: World, node: XenNode, live: HostState) -> XenNodeStatus:
             "cpus": facts.cpus,
             "memory": memory,
             "volume_groups": groups,
-            "running_vms": sum(1 for vm in live.vms.values() if vm.status in ("running", "paused")),
+            "domains": sum(1 for vm in live.vms.values() if vm.status in ("running", "paused")),
         }
     )
 

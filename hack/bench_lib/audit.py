@@ -110,7 +110,7 @@ def _says(resource: str, body: dict[str, Any]) -> str:
     if resource.startswith("xenvms") and (placement := status.get("placement")):
         words.append(f"on {placement.get('node')}, epoch {placement.get('epoch')}")
     if resource.startswith("xennodes"):
-        words.append(f"{status.get('runningVMs', 0)} VMs, {(status.get('memory') or {}).get('free', '?')} free")
+        words.append(f"{status.get('domains', 0)} VMs, {(status.get('memory') or {}).get('free', '?')} free")
     ready = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), None)
     if ready is not None:
         words.append(f"Ready={ready['status']} ({ready['reason']})")

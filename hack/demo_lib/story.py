@@ -75,7 +75,7 @@ class Story:
 
         def look() -> list[Row]:
             primaries = {view.name_of(one): view.status_of(one).get("primary") for one in self.cluster.volumes()}
-            running = {view.name_of(one): view.status_of(one).get("runningVMs", 0) for one in self.cluster.nodes()}
+            running = {view.name_of(one): view.status_of(one).get("domains", 0) for one in self.cluster.nodes()}
             wrong = [
                 f"{name} is Primary on {primaries.get(name)}"
                 for name in targets

@@ -162,8 +162,8 @@ def test_only_what_is_set_is_written() -> None:
         "nodes": ["mk1", "mk2"],
         "size": 0,
     }  # fmt: skip
-    assert XenNodeStatus(boot_id="b", running_vms=0).to_status_dict() == {
-        "observedGeneration": -1, "bootID": "b", "runningVMs": 0,
+    assert XenNodeStatus(boot_id="b", domains=0).to_status_dict() == {
+        "observedGeneration": -1, "bootID": "b", "domains": 0,
     }  # fmt: skip
     assert DrbdVolumeStatus.model_validate(status.to_status_dict()) == status
 
