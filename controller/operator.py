@@ -42,6 +42,7 @@ DRAIN_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 STUCK_SECONDS = 300.0
 KOPF_SECONDS = 5.0
+BURST_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,9 @@ class Controller:
         state = supervisor.state if supervisor else None
         if state is not None and state.term > self.elector.term and self.elector.leading:
             self._spawn_quietly(self._raise_term(state.term))
-        self._enqueue(hosts.concerned(self.cache, change))
+        seconds = BURST_SECONDS if hosts.may_wait(change) else 0.0
+        for key in hosts.concerned(self.cache, change):
+            self.queue.add_after(key, seconds)
 
     async def _raise_term(self, promised: int) -> None:
         if await self.elector.raise_term(promised):

@@ -127,7 +127,7 @@ def parse_backends(text: str) -> tuple[Backend, ...]:
     lines = 0
     for match in _BACKEND.finditer(text):
         lines += 1
-        if match[3] in ("dev", "params"):
+        if match[2] and match[3] in ("dev", "params"):
             disks.setdefault((int(match[1]), int(match[2])), {})[match[3]] = match[4]
     if lines != len(text.splitlines()):
         unknown = next((line for line in text.splitlines() if _BACKEND.fullmatch(line) is None), text)

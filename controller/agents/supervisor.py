@@ -7,6 +7,7 @@ means a new snapshot. Silence for longer than its limit means not connected: wha
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,8 @@ SECTIONS = ("volumes", "vms", "domains", "logical_volumes", "operations")
 SCALARS = ("facts", "term", "desired", "problems")
 FIRST_RETRY, LAST_RETRY = 0.2, 5.0
 GRACE_SECONDS = 3.0
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Supervisor:
         self.node, self.client = node, client
         self.state: HostState | None = None
         self.error = NO_ANSWER_YET
+        self.versions = dict.fromkeys(SECTIONS, 0)  # another number after every change in a section; never one twice
         self._notify, self._clock, self._first_retry = notify, clock, first_retry
         self._current = False  # `state` is what the agent says, or said a moment ago
         self._synced = False  # this stream has given its snapshot
@@ -135,6 +139,7 @@ class Supervisor:
         if new.node != self.node:
             raise Gap(f"the agent at this address is {new.node}'s, not {self.node}'s")
         old, known = self.state, self.connected
+        self.versions = {section: next(_numbers) for section in SECTIONS}
         self.state, self.error, self._heard = new, "", self._clock()
         self._current, self._synced, self._broken = True, True, None
         self.tried.set()
@@ -159,6 +164,8 @@ class Supervisor:
             if section not in said:
                 continue
             mine, theirs = getattr(state, section), getattr(event, section)
+            if theirs:
+                self.versions[section] = next(_numbers)
             for key, value in theirs.items():
                 entries.append((section, key, mine.get(key), value))
                 if value is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agent.protocol import HostFacts, Refusal
+from collections.abc import Iterable
+
+from agent.protocol import HostFacts, HostState, Refusal, VolumeState
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.volume_case import VolumeCase
@@ -52,7 +54,7 @@ def _unmanaged(case: VolumeCase, host: HostView) -> Refusal | None:
                 reason="LogicalVolumeTaken",
                 message=f"{host.name} has a logical volume {lv} {whose}; choose another name in spec.logicalVolume",
             )
-    for view in live.volumes.values():
+    for view in _alike(case, live):
         if view.uid == case.uid:
             continue
         if view.resource == case.resource:
@@ -69,6 +71,15 @@ def _unmanaged(case: VolumeCase, host: HostView) -> Refusal | None:
             message=f"{what} on {host.name} belongs to resource {view.resource} {whose}; choose another one",
         )
     return None
+
+
+def _alike(case: VolumeCase, live: HostState) -> Iterable[VolumeState]:
+    """Volumes that may have a name of this one: all if it declares numbers, else by the resource's name alone."""
+    device = case.volume.spec.device
+    if device.minor is not None or device.port is not None:
+        return live.volumes.values()
+    found = live.volumes.get(case.resource)
+    return () if found is None else (found,)
 
 
 def place_volume(world: World, volume: DrbdVolume) -> tuple[str, str] | Refusal:

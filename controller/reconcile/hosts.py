@@ -27,6 +27,11 @@ def concerned(cache: Cache, change: HostChange) -> Iterator[ObjectKey]:
             yield from _entry(cache, section, name, old, new)
 
 
+def may_wait(change: HostChange) -> bool:
+    """Whether nothing but volumes changed: their steps come in bursts, and one look after a burst is enough."""
+    return bool(change.entries) and all(section in ("volumes", "logical_volumes") for section, *_ in change.entries)
+
+
 def _entry(cache: Cache, section: str, name: str, old: Any, new: Any) -> Iterator[ObjectKey]:
     one = new if new is not None else old
     if one is None:

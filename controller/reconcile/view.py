@@ -18,23 +18,30 @@ class View:
     def __init__(self, cache: Cache, supervisors: Supervisors) -> None:
         self._cache, self._supervisors = cache, supervisors
         self._hosts: dict[str, HostView] = {}
+        self._versions: dict[str, dict[str, int]] = {}  # of the sections of the host's state that its view was made of
 
     def host(self, name: str) -> HostView:
         """The same view as long as nothing in it changed: what it has worked out from the state is worked out once."""
         node, supervisor = self._cache.node(name), self._supervisors.get(name)
         if supervisor is None:
             self._hosts.pop(name, None)
+            self._versions.pop(name, None)
             return HostView(name, node, error="no XenNode of this name" if node is None else NO_ANSWER_YET)
         connected = supervisor.connected
         error = "" if connected else supervisor.error or "the agent is silent"
         known = self._hosts.get(name)
+        versions, seen = supervisor.versions, self._versions.get(name, {})
         if (
             known is None
             or known.node is not node
             or known.state is not supervisor.state
             or (known.connected, known.error) != (connected, error)
         ):
-            known = self._hosts[name] = HostView(name, node, supervisor.state, connected, error)
+            view = HostView(name, node, supervisor.state, connected, error)
+            if known is not None and known.connected == connected:
+                _hand_on(known, view, {section for section, one in versions.items() if one == seen.get(section)})
+            known = self._hosts[name] = view
+            self._versions[name] = dict(versions)
         return known
 
     def hosts(self) -> Mapping[str, HostView]:
@@ -69,3 +76,14 @@ class View:
     def _vms(self, keys: tuple[ObjectKey, ...]) -> tuple[XenVM, ...]:
         found = (self._cache.vm((namespace, name)) for _, namespace, name in keys)
         return tuple(vm for vm in found if vm is not None)
+
+
+_WORKED_OUT = {"domains_by_name": "domains", "moves_by_vm": "operations"}
+"""What a HostView works out once, and the section that it follows from."""
+
+
+def _hand_on(old: HostView, new: HostView, unchanged: set[str]) -> None:
+    """What was worked out from sections that did not change meanwhile."""
+    for name, section in _WORKED_OUT.items():
+        if section in unchanged and name in old.__dict__:
+            new.__dict__[name] = old.__dict__[name]

@@ -37,10 +37,11 @@ VOLUME_UID, VM_UID = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000
 
 @dataclass
 class Told:
-    """What one agent told: the three attributes that the view reads of a supervisor."""
+    """What one agent told: the attributes that the view reads of a supervisor."""
 
     state: HostState | None
     connected: bool = True
+    versions: dict[str, int] = field(default_factory=dict)
     error: str = ""
 
 

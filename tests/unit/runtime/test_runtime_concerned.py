@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from raw_objects import again, node, vm, volume
@@ -14,9 +14,11 @@ from agent.protocol import (
     OperationState,
     VmState,
     VolumeState,
+    WatchEvent,
 )
 from controller.agents.client import ClientTls
-from controller.agents.supervisor import HostChange, Supervisors
+from controller.agents.supervisor import HostChange, Supervisor, Supervisors
+from controller.domain.world import HostView
 from controller.reconcile import hosts, nodes, vms, volumes
 from controller.reconcile.view import View
 from controller.runtime.cache import Cache, Change
@@ -144,6 +146,7 @@ def test_the_view_of_a_host_is_the_same_until_something_changes(cache: Cache) ->
         state: HostState | None = None
         connected = True
         error = ""
+        versions: ClassVar[dict[str, int]] = {}
 
     supervisors = Silent()
     one = One()
@@ -154,6 +157,41 @@ def test_the_view_of_a_host_is_the_same_until_something_changes(cache: Cache) ->
     one.connected = False
     assert view.host("mk1") is not first
     assert view.host("mk1").error == "the agent is silent"
+
+
+def test_a_view_follows_its_domains_and_works_nothing_out_again_for_other_news(cache: Cache) -> None:
+    supervisors = Silent()
+    one = Supervisor("mk1", None, lambda change: None)  # type: ignore[arg-type]
+    supervisors._by_node["mk1"] = one
+    view = View(cache, supervisors)
+    domain = DomainState(
+        domid=1, name="a", uuid=None, kind="main", state="running", flags="-b----", memory_mib=1, vcpus=1, cpu_seconds=1
+    )
+
+    def tell(revision: int, **values: object) -> HostView:
+        one.take(WatchEvent.model_validate({"type": "changed", "boot_id": "b", "revision": revision, **values}))
+        return view.host("mk1")
+
+    state = HostState(
+        node="mk1", boot_id="b", revision=1, agent_version="", agent_started_at="", term=1, domains={"1": domain}
+    )
+    one.take(WatchEvent(type="snapshot", boot_id="b", revision=1, state=state))
+    index = view.host("mk1").domains_by_name
+    assert index["a"] == (domain,)
+    assert tell(2, volumes={"r": VolumeState(resource="r")}).domains_by_name is index
+    assert "a" not in tell(3, domains={"1": None}).domains_by_name
+    one.take(
+        WatchEvent(type="snapshot", boot_id="c", revision=1, state=state.model_copy(update={"domains": {"1": domain}}))
+    )
+    assert view.host("mk1").domains_by_name["a"] == (domain,)
+
+
+def test_what_changes_volumes_alone_may_wait_for_the_end_of_its_burst() -> None:
+    volumes = ("volumes", "r", None, VolumeState(resource="r"))
+    domains = ("domains", "1", None, None)
+    assert hosts.may_wait(HostChange("mk1", (volumes,)))
+    assert not hosts.may_wait(HostChange("mk1", (volumes, domains)))
+    assert not hosts.may_wait(HostChange("mk1", connection=True))
 
 
 def test_the_view_reads_the_indexes(cache: Cache) -> None:
