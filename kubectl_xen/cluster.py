@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,8 @@ Plural = Literal["xennodes", "drbdvolumes", "xenvms"]
 Object = dict[str, Any]
 KINDS: dict[Plural, str] = {"xennodes": "XenNode", "drbdvolumes": "DrbdVolume", "xenvms": "XenVM"}
 REQUEST_SECONDS = 20.0
-WATCH_SECONDS = 60
+WATCH_SECONDS = 3
+LEASE = "xentandem-controller"
 
 
 class Problem(click.ClickException):
@@ -93,8 +96,23 @@ class Cluster:
         items: list[Object] = json.loads(answer.data)["items"]
         return sorted(items, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
+    def leases(self) -> tuple[list[Object], datetime] | None:
+        """The controllers' Leases, of every namespace, and the API server's time; None: who asks may not see them."""
+        leases = client.CoordinationV1Api(self.api)
+        try:
+            answer: Any = leases.list_lease_for_all_namespaces(
+                field_selector=f"metadata.name={LEASE}", _preload_content=False, _request_timeout=REQUEST_SECONDS
+            )
+        except (client.ApiException, HTTPError):
+            return None  # a question aside: what was asked for is answered all the same, or says why it is not
+        said = answer.headers.get("Date")
+        return json.loads(answer.data)["items"], parsedate_to_datetime(said) if said else datetime.now(UTC)
+
     def follow_vm(self, name: str) -> Iterator[Object]:
-        """The VM now and at each change; ends when it is deleted. Goes on over broken connections of the watch."""
+        """The VM now, at each change and every WATCH_SECONDS; ends when it is deleted.
+
+        Goes on over broken connections of the watch.
+        """
         while True:
             answer = self._list("xenvms", field_selector=f"metadata.name={name}")
             if not answer["items"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,19 +53,30 @@ def main(invocation: click.Context, /, kubeconfig: str | None, context: str | No
 @click.pass_obj
 def status(options: Options, vm: str | None, namespace: str | None, everywhere: bool) -> None:
     """All hosts and VMs; or one VM with its disks, moves and latest events."""
+    from kubectl_xen import leader
     from kubectl_xen import status as show
 
     if vm and everywhere:
         raise click.UsageError("write a VM's name or --all-namespaces, not both")
     options.namespace = namespace or options.namespace
     cluster, console = options.connect(), _console()
+    silence = leader.silence_in(cluster)
     if vm:
         found = cluster.vm(vm)
+        show.warning(console, silence)
         show.one(console, found, cluster.volumes(), cluster.events(found))
         return
     where = "in any namespace" if everywhere else f'in namespace "{cluster.namespace}"'
     volumes, vms = cluster.volumes(everywhere), cluster.vms(everywhere)
+    show.warning(console, silence)
     show.overview(console, cluster.nodes(), volumes, vms, everywhere=everywhere, where=where)
+
+
+def _duration(_: click.Context, __: click.Parameter, text: str) -> float:
+    found = re.fullmatch(r"(\d{1,6})(s|m|h)", text)
+    if found is None or int(found[1]) == 0:
+        raise click.BadParameter(f'"{text}" is no duration; write a whole number with its unit, such as 90s, 15m or 2h')
+    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0}[found[2]]
 
 
 @main.command()
@@ -72,11 +84,22 @@ def status(options: Options, vm: str | None, namespace: str | None, everywhere: 
 @click.argument("node")
 @click.option("-n", "--namespace", metavar="NAME", help="Namespace (default: the context's).")
 @click.option("-w", "--watch", "follow", is_flag=True, help="Show the progress until the move ended.")
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    default="15m",
+    show_default=True,
+    callback=_duration,
+    help="With --watch: how long to wait, such as 90s, 15m, 2h. The move itself goes on.",
+)
 @click.pass_context
-def migrate(invocation: click.Context, /, vm: str, node: str, namespace: str | None, follow: bool) -> None:
+def migrate(
+    invocation: click.Context, /, vm: str, node: str, namespace: str | None, follow: bool, timeout: float
+) -> None:
     """Move VM to NODE while it runs, by editing its spec.node.
 
-    Moving it back to where it is cancels the move, until the hand-over begins.
+    Moving it back to where it is cancels the move, until the hand-over begins. With --watch the exit code is 0 only
+    when VM is on NODE; it ends, and says why, when the move failed, was cancelled, or something stands in its way.
     """
     from kubectl_xen import move, view
 
@@ -97,7 +120,7 @@ def migrate(invocation: click.Context, /, vm: str, node: str, namespace: str | N
         console.print(f"see it move: kubectl xen migrate {vm} {node} --watch", highlight=False)
         return
     try:
-        invocation.exit(move.watch(console, cluster, before, after, node))
+        invocation.exit(move.watch(console, cluster, before, after, node, timeout))
     except KeyboardInterrupt:
         back = f"; to cancel it: kubectl xen migrate {vm} {source}" if source not in {"-", node} else ""
         console.print(f"\nthe move goes on{back}", highlight=False)

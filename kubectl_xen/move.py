@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from kubectl_xen import view
+from kubectl_xen import leader, view
 from kubectl_xen.cluster import Cluster, Problem
 from kubectl_xen.view import Object
 
@@ -31,13 +32,21 @@ def request(cluster: Cluster, name: str, target: str) -> tuple[Object, Object]:
     return vm, cluster.set_node(vm, target)
 
 
+PROGRESSING = frozenset({"Migrating", "Stopping", "Releasing"})
+"""Reasons of Placed=False with which a move is on its way; any other one stands in its way."""
+BLOCKED_SECONDS = 5.0
+"""What stands in the way for so long is the end of the watch; less may be a state between two others."""
+
+Outcome = Literal["Succeeded", "Failed", "Cancelled", "Blocked", "Stalled", "Deleted"]
+
+
 @dataclass(frozen=True)
 class Seen:
     """How far the move that was asked for has come; `outcome` is None while it is on its way."""
 
     text: str
     percent: float = 0.0
-    outcome: Literal["Succeeded", "Failed", "Cancelled", "Deleted"] | None = None
+    outcome: Outcome | None = None
 
 
 def progress_of(vm: Object, target: str, generation: int, earlier: str) -> Seen:
@@ -51,44 +60,77 @@ def progress_of(vm: Object, target: str, generation: int, earlier: str) -> Seen:
         return Seen(f"the spec changed meanwhile: it {asks}", outcome="Cancelled")
     move = view.status_of(vm).get("migration") or {}
     new = move.get("id", "") != earlier and move.get("target") == target
+    note = view.note(vm) if view.current(vm) else None
     if new and not move.get("outcome"):
-        details = [view.phase_of_move(move)]
-        details += [f"round {move['round']}"] if move.get("round") is not None else []
-        details += [str(move["rate"])] if move.get("rate") else []
-        return Seen(", ".join(details), float(move.get("percent") or 0.0))
+        if note and note.stalled:
+            return Seen(str(note), outcome="Stalled")
+        return Seen(_details(vm, move), float(move.get("percent") or 0.0))
     if new and move["outcome"] != "Succeeded":
         return Seen(move.get("message") or str(view.note(vm) or ""), outcome=move["outcome"])
     if view.status_of(vm).get("observedGeneration", -1) < generation:
         return Seen("waiting for the controller")
     if view.placed_on(vm) == target and not view.migration(vm):
         return Seen(view.phase_of(vm), 100.0, "Succeeded")
-    note = view.note(vm)
     if note and note.stalled:
-        return Seen(str(note), outcome="Failed")
+        return Seen(str(note), outcome="Stalled")
+    placed = view.condition(vm, "Placed") or {}
+    starting = view.phase_of(vm) in ("Starting", "Pending") and placed.get("reason") == "NotRunning"
+    if placed.get("status") == "False" and placed["reason"] not in PROGRESSING and not starting:
+        return Seen(f"{placed['reason']}: {placed.get('message', '')}", outcome="Blocked")
     return Seen(str(note) if note else "queued")
 
 
-def watch(console: Console, cluster: Cluster, before: Object, after: Object, target: str) -> int:
-    """Show the move until it ended; the exit code: 0 only when the VM is at the target."""
+def _details(vm: Object, move: Object) -> str:
+    details = [view.phase_of_move(move)]
+    details += [f"round {move['round']}"] if move.get("round") is not None else []
+    details += [str(move["rate"])] if move.get("rate") else []
+    ready = view.condition(vm, "Ready")
+    # An agent that does not answer, or what its part waits for: it may pass, and is what is waited for.
+    held = ready if ready and ready["status"] == "Unknown" else view.condition(vm, "Reconciling")
+    if held and held["reason"] not in (move.get("phase"), (view.status_of(vm).get("operation") or {}).get("step")):
+        details += [held.get("message", "")]
+    return ", ".join(details)
+
+
+def watch(console: Console, cluster: Cluster, before: Object, after: Object, target: str, timeout: float) -> int:
+    """Show the move until it ended, or nothing of it goes on; the exit code: 0 only when the VM is at the target."""
     name, source = view.name_of(after), view.placed_on(before)
     earlier = "" if before is after else (view.status_of(before).get("migration") or {}).get("id", "")
     begun = time.monotonic()
-    last = Seen("the VM was deleted", outcome="Deleted")
-    for last in _shown(console, f"{name}  {source} -> {target}", _seen(cluster, after, target, earlier)):
-        if last.outcome:
+    blocked: float | None = None
+    last, late = Seen("waiting for the controller"), False
+    for last in _shown(console, f"{name}  {source} -> {target}", _seen(console, cluster, after, target, earlier)):
+        now = time.monotonic()
+        blocked = (blocked or now) if last.outcome in ("Blocked", "Stalled") else None
+        late = now - begun >= timeout
+        if late or (last.outcome and blocked is None) or (blocked is not None and now - blocked >= BLOCKED_SECONDS):
             break
     else:
         last = Seen("the VM was deleted", outcome="Deleted")
+    spent = time.monotonic() - begun
     if last.outcome == "Succeeded":
-        console.print(f"{name} is on {target} ({last.text}), {time.monotonic() - begun:.1f} s", highlight=False)
+        console.print(f"{name} is on {target} ({last.text}), {spent:.1f} s", highlight=False)
         return 0
-    console.print(f"[red]{str(last.outcome).lower()}[/]: {last.text}", highlight=False)
+    said = str(last.outcome).lower() if last.outcome else f"not there after {spent:.0f} s"
+    console.print(f"[red]{said}[/]: {escape(last.text)}", highlight=False)
+    if last.outcome in (None, "Blocked", "Stalled") and source not in ("-", target):
+        console.print(
+            f"spec.node still asks for {target}; to stay on {source}: kubectl xen migrate {name} {source}",
+            highlight=False,
+        )
     return 1
 
 
-def _seen(cluster: Cluster, after: Object, target: str, earlier: str) -> Iterator[Seen]:
+def _seen(console: Console, cluster: Cluster, after: Object, target: str, earlier: str) -> Iterator[Seen]:
+    warned = False
     for vm in cluster.follow_vm(view.name_of(after)):
-        yield progress_of(vm, target, after["metadata"]["generation"], earlier)
+        seen = progress_of(vm, target, after["metadata"]["generation"], earlier)
+        if not warned and seen.outcome is None:
+            silence = leader.silence_in(cluster)
+            warned = silence is not None
+            if silence:
+                console.print(f"[yellow]{silence}[/]", highlight=False)
+        yield seen
 
 
 def _shown(console: Console, title: str, seen: Iterator[Seen]) -> Iterator[Seen]:
@@ -98,7 +140,7 @@ def _shown(console: Console, title: str, seen: Iterator[Seen]) -> Iterator[Seen]
         for step in seen:
             line = f"{title}  {int(step.percent) // 10 * 10}%  {step.text}"
             if line != shown and not step.outcome:
-                console.print(line, highlight=False)
+                console.print(escape(line), highlight=False)
                 shown = line
             yield step
         return

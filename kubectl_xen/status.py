@@ -56,6 +56,11 @@ def overview(
     notes(console, [*nodes, *volumes, *vms])
 
 
+def warning(console: Console, text: str | None) -> None:
+    if text:
+        console.print(f"[yellow]{escape(text)}[/]", highlight=False)
+
+
 def notes(console: Console, things: Iterable[Object]) -> None:
     """What is not Ready, and why."""
     found = [(thing, note) for thing in things if (note := view.note(thing))]

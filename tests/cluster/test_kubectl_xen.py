@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,11 @@ class Controller(threading.Thread):
 MOVE = {"id": "move-2", "source": "mk1", "target": "mk2", "epoch": 2}
 
 
-def watched(place: Place, *steps: Object) -> Result:
+def watched(place: Place, *steps: Object, timeout: str = "60s") -> Result:
     place.running_on("mk1")
     controller = Controller(place, list(steps))
     controller.start()
-    result = place.xen("migrate", "shaolin", "mk2", "--watch")
+    result = place.xen("migrate", "shaolin", "mk2", "--watch", "--timeout", timeout)
     controller.join()
     return result
 
@@ -185,6 +186,54 @@ def test_watch_of_a_move_that_failed_says_why(place: Place) -> None:
     result = watched(place, {"migration": {**MOVE, "phase": "Done", "outcome": "Failed", "message": message}})
     assert result.exit_code == 1
     assert f"failed: {message}" in result.output
+
+
+def test_watch_of_a_move_that_is_blocked_ends_with_every_reason(place: Place) -> None:
+    why = "Live migration to mk2 is blocked: (1) mk2 has no bridge xenbr0; (2) 96 MiB free, 512 MiB needed"
+    blocked = {**ready(2, "False", "BridgeNotFound", why), "type": "Placed"}
+    result = watched(place, {"conditions": [ready(2), blocked]})
+    assert result.exit_code == 1
+    assert why in result.output
+    assert "kubectl xen migrate shaolin mk1" in result.output
+
+
+def test_watch_of_a_move_that_takes_longer_says_where_it_is(place: Place) -> None:
+    result = watched(place, {"migration": {**MOVE, "phase": "Transfer", "round": 1, "percent": 45.0}}, timeout="5s")
+    assert result.exit_code == 1
+    assert "Transfer, round 1" in result.output
+    assert "not there after" in result.output
+    assert place.vm()["spec"]["node"] == "mk2", "the move goes on"
+
+
+@pytest.mark.parametrize("text", ["5", "0s", "1d", "-3s", "soon"])
+def test_a_timeout_that_is_no_duration(place: Place, text: str) -> None:
+    result = place.xen("migrate", "shaolin", "mk2", "--watch", "--timeout", text)
+    assert result.exit_code == 2
+    assert "such as 90s, 15m or 2h" in result.output
+    assert place.vm()["spec"]["node"] == "mk1"
+
+
+def lease(place: Place, renewed: datetime) -> Object:
+    moment = renewed.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = {"holderIdentity": "pod-1", "leaseDurationSeconds": 15, "renewTime": moment, "leaseTransitions": 1}
+    meta = {"name": "xentandem-controller", "namespace": place.namespace}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def test_without_a_controller_status_and_watch_say_so(place: Place) -> None:
+    kubectl(place.cluster, "delete", "leases", "--all", "--all-namespaces")  # other tests' controllers are gone
+    assert "no controller has led yet" in place.xen("status").output
+    gone = datetime.now(UTC) - timedelta(seconds=40)
+    kubectl(place.cluster, "apply", "-f", "-", stdin=json.dumps(lease(place, gone)))
+    place.running_on("mk1")
+    since = f"no controller has led since {gone.astimezone():%H:%M:%S}: what follows is what it last wrote"
+    assert since in place.xen("status").output
+    assert since in place.xen("status", "shaolin").output
+    result = place.xen("migrate", "shaolin", "mk2", "--watch", "--timeout", "1s")
+    assert since in result.output
+    assert "not there after" in result.output
+    kubectl(place.cluster, "apply", "-f", "-", stdin=json.dumps(lease(place, datetime.now(UTC))))
+    assert "no controller" not in place.xen("status").output
 
 
 def test_watch_ends_when_the_vm_is_deleted(place: Place) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kubectl_xen.move import Seen, progress_of
 
 Object = dict[str, Any]
@@ -66,10 +68,39 @@ def test_failed_says_why() -> None:
     assert seen == Seen("mk2: 96 MiB free", outcome="Failed")
 
 
-def test_refused_by_the_preflight() -> None:
-    blocked = condition("Stalled", "True", "MigrationBlocked", "mk2 has no bridge xenbr0")
-    seen = see(vm(conditions=(blocked, condition("Ready", "False", "MigrationBlocked", "no bridge"))))
-    assert seen == Seen("MigrationBlocked: mk2 has no bridge xenbr0", outcome="Failed")
+def test_refused_by_the_preflight_with_every_reason() -> None:
+    """The guest runs on, so it is Ready, and nothing is Stalled."""
+    why = "Live migration to mk2 is blocked: (1) mk2 has no bridge xenbr0; (2) 96 MiB free, 512 MiB needed"
+    told = [
+        condition(kind, truth, "BridgeNotFound", why) for kind, truth in (("Placed", "False"), ("Reconciling", "True"))
+    ]
+    seen = see(vm(conditions=(condition("Ready", "True", "Running", "runs on mk1"), *told)))
+    assert seen == Seen(f"BridgeNotFound: {why}", outcome="Blocked")
+
+
+def test_stalled_needs_a_person_also_in_the_middle_of_a_move() -> None:
+    stalled = condition("Stalled", "True", "CopyLeft", "mk2 could not remove its copy")
+    assert see(vm(conditions=(stalled,))).outcome == "Stalled"
+    seen = see(vm(move={"id": "move-2", "phase": "HandOver"}, conditions=(stalled,)))
+    assert seen == Seen("CopyLeft: mk2 could not remove its copy", outcome="Stalled")
+
+
+def test_a_silent_host_in_the_middle_of_a_move_is_waited_for_and_named() -> None:
+    silent = condition("Ready", "Unknown", "AgentUnreachable", "the agent of mk2 does not answer")
+    seen = see(vm(move={"id": "move-2", "phase": "HandOver"}, conditions=(silent,)))
+    assert seen == Seen("HandOver, the agent of mk2 does not answer")
+
+
+@pytest.mark.parametrize("reason", ["Migrating", "Stopping", "Releasing"])
+def test_what_is_on_its_way_is_not_blocked(reason: str) -> None:
+    waits = (condition("Placed", "False", reason, "it goes on"), condition("Reconciling", "True", reason, "it goes on"))
+    assert see(vm(conditions=waits)).outcome is None
+
+
+@pytest.mark.parametrize(("phase", "outcome"), [("Starting", None), ("Crashed", "Blocked")])
+def test_a_guest_that_does_not_run_yet_is_waited_for(phase: str, outcome: str | None) -> None:
+    placed = condition("Placed", "False", "NotRunning", "moving to mk2 waits")
+    assert see(vm(phase=phase, conditions=(placed,))).outcome == outcome
 
 
 def test_waiting_says_for_what() -> None:
