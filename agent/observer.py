@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.bells import listen, rang
@@ -68,7 +69,7 @@ class Observer:
         self._problems: dict[str, Refusal] = {}
         self._domains = DomainView()
         self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
-        self._asked = 0
+        self._turns = count(1)
         self._taken: dict[str, int] = {}  # by reading: which asking the state has the answer of
         self._drbd_taken: dict[str, int] = {}  # by resource: which asking for it alone `_drbd` has the answer of
         self._drbd_ring = Rung()
@@ -88,7 +89,7 @@ class Observer:
         self._shared_drbd = self._share("DrbdUnreadable", context.drbd.snapshot, self._take_drbd)
         self._shared_domains = self._share("DomainsUnreadable", context.xen.domains, self._take_domains)
         self._shared_list = self._share("DomainsUnreadable", context.xen.listed, self._take_list)
-        self._shared_volumes = self._share("LvmUnreadable", context.lvm.logical_volumes, self._take_logical_volumes)
+        self._shared_volumes = self._share("LvmUnreadable", self._logical_volumes, self._take_logical_volumes)
         files = context.drbd.configured_resources
         self._shared_files = self._share("ConfigurationUnreadable", files, self._take_configured)
 
@@ -118,7 +119,7 @@ class Observer:
 
     async def read_logical_volumes(self) -> dict[str, LogicalVolumeState]:
         """Every LV now, by group/name. Raises DriverError, CommandTimedOut."""
-        return {f"{one.group}/{one.name}": one for one in await self._shared_volumes.ask()}
+        return await self._shared_volumes.ask()
 
     async def read_configured(self) -> dict[str, ResConfig]:
         """Every resource in /etc/drbd.d now, foreign ones too. Raises DriverError, CommandTimedOut."""
@@ -263,7 +264,7 @@ class Observer:
         self, reason: str, name: str, read: Callable[[], Awaitable[T]], take: Callable[[T, int], None]
     ) -> T:
         """Ask a tool, and take the answer into the state unless one that was asked for later is there already."""
-        turn = self._turn()
+        turn = next(self._turns)
         try:
             value = await read()
         except (DriverError, CommandTimedOut, OSError) as error:
@@ -276,13 +277,9 @@ class Observer:
             self._problem(reason, None)
         return value
 
-    def _turn(self) -> int:
-        self._asked += 1
-        return self._asked
-
     async def _read_resource(self, name: str) -> DrbdResource | None:
         """Alone, if DRBD tells of it alone; that it is not there is told only by a dump of everything."""
-        turn = self._turn()
+        turn = next(self._turns)
         try:
             one = await self._context.drbd.resource(name)
         except CommandTimedOut as error:
@@ -326,10 +323,13 @@ class Observer:
         if changed_keys(before, self._domains.used_by):
             self._refresh()
 
-    def _take_logical_volumes(self, volumes: tuple[LogicalVolumeState, ...], turn: int) -> None:
-        before, after = self.state.logical_volumes, {f"{one.group}/{one.name}": one for one in volumes}
-        self._update(logical_volumes=after)
-        if changed := changed_keys(before, after):
+    async def _logical_volumes(self) -> dict[str, LogicalVolumeState]:
+        return {f"{one.group}/{one.name}": one for one in await self._context.lvm.logical_volumes()}
+
+    def _take_logical_volumes(self, volumes: dict[str, LogicalVolumeState], turn: int) -> None:
+        before = self.state.logical_volumes
+        self._update(logical_volumes=volumes)
+        if changed := changed_keys(before, volumes):
             self._refresh({name for name, record in self._records.items() if record.lv_key in changed})
 
     def _take_configured(self, configured: dict[str, ResConfig], turn: int) -> None:

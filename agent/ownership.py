@@ -5,7 +5,7 @@ Pure, as `agent.guards`; what holds the name (another volume, or something made 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,9 @@ class OwnershipFacts:
         return record if record is not None and record.desired.uid == self.desired.uid else None
 
     @property
-    def others(self) -> dict[str, VolumeRecord]:
-        return {name: record for name, record in self.records.items() if name != self.desired.resource}
+    def others(self) -> Iterator[tuple[str, VolumeRecord]]:
+        mine = self.desired.resource
+        return (item for item in self.records.items() if item[0] != mine)
 
     @property
     def known_as_ours(self) -> bool:
@@ -136,7 +137,7 @@ def resource_free(facts: OwnershipFacts) -> Refusal | None:
 def minor_free(facts: OwnershipFacts) -> Refusal | None:
     """/dev/drbd<minor> belongs to this resource alone."""
     minor, resource = facts.desired.minor, facts.desired.resource
-    for name, record in facts.others.items():
+    for name, record in facts.others:
         if record.desired.minor == minor:
             return _taken("MinorTaken", f"minor {minor}", facts.node, f"resource {name} of {record.owner}")
     for name, configuration in (facts.configured or {}).items():
@@ -151,7 +152,7 @@ def minor_free(facts: OwnershipFacts) -> Refusal | None:
 def port_free(facts: OwnershipFacts) -> Refusal | None:
     """The replication port belongs to this resource alone."""
     port, resource = facts.desired.port, facts.desired.resource
-    for name, record in facts.others.items():
+    for name, record in facts.others:
         if record.desired.port == port:
             return _taken("PortTaken", f"port {port}", facts.node, f"resource {name} of {record.owner}")
     for name, configuration in (facts.configured or {}).items():
@@ -167,8 +168,9 @@ def logical_volume_free(facts: OwnershipFacts) -> Refusal | None:
     if desired.metadata_group:
         wanted.append(f"{desired.metadata_group}/{desired.logical_volume}_meta")
     for key in wanted:
-        for record in facts.others.values():
-            if key in (record.lv_key, record.metadata_key):
+        for _, record in facts.others:
+            # most have another name, and that is quickly seen
+            if record.desired.logical_volume in key and key in (record.lv_key, record.metadata_key):
                 return _taken("LogicalVolumeTaken", f"logical volume {key}", facts.node, record.owner)
         for name, configuration in (facts.configured or {}).items():
             if name != desired.resource and f"/dev/{key}" in configuration.disks:

@@ -117,10 +117,11 @@ class Drbd:
 
     async def _with_progress(self, resources: dict[str, DrbdResource]) -> dict[str, DrbdResource]:
         """8.4 tells percent and speed of a resync in /proc/drbd only, which is read only while there is one."""
-        if self.dialect != "8.4" or not any(one.resyncing for one in resources.values()):
+        resyncing = [one for one in resources.values() if one.resyncing] if self.dialect == "8.4" else []
+        if not resyncing:
             return resources
-        devices = parse_proc(await self._read_file(PROC))
-        return {name: _with_proc(resource, devices) for name, resource in resources.items()}
+        devices = parse_proc(await self._read_file(PROC), {one.minor for one in resyncing if one.minor is not None})
+        return resources | {one.name: _with_proc(one, devices) for one in resyncing}
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[DrbdEvent]]:

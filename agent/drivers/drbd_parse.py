@@ -7,6 +7,7 @@ and nothing else for text it does not know.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -199,24 +200,32 @@ class _Found:
         )
 
 
-def parse_proc(text: str) -> dict[int, ProcDevice]:
-    """The 8.4 kernel's /proc/drbd, by minor; unconfigured minors are left out. Raises Unreadable."""
+def parse_proc(text: str, only: Collection[int] | None = None) -> dict[int, ProcDevice]:
+    """The 8.4 kernel's /proc/drbd, by minor; unconfigured minors are left out. Raises Unreadable.
+
+    `only`: what is said of other minors is passed over.
+    """
     proc_version(text)
     devices: dict[int, ProcDevice] = {}
     minor: int | None = None
+    passed = False
     for line in text.splitlines():
-        head = re.match(r"\s*([0-9]{1,7}): cs:([A-Za-z]+)(.*)$", line)
+        head = _PROC_HEAD.match(line)
         if head:
-            if head[2] == "Unconfigured":
+            minor = int(head[1])
+            passed = only is not None and minor not in only
+            if passed or head[2] == "Unconfigured":
                 minor = None
                 continue
-            minor = int(head[1])
             devices[minor] = _proc_head(minor, head[2], head[3])
         elif minor is not None:
             devices[minor] = _proc_detail(devices[minor], line)
-        elif re.search(r"\b(cs|ro|ds):", line):
+        elif not passed and re.search(r"\b(cs|ro|ds):", line):
             raise Unreadable(f"/proc/drbd: unknown line {line[:200]!r}")
     return devices
+
+
+_PROC_HEAD = re.compile(r"\s*([0-9]{1,7}): cs:([A-Za-z]+)(.*)$")
 
 
 def _proc_head(minor: int, state: str, rest: str) -> ProcDevice:

@@ -79,6 +79,27 @@ def existing(volume: Volume) -> Iterator[Event]:
     yield peer_device(volume, "exists")
 
 
+def dump(volume: Volume, *, statistics: bool) -> str:
+    """What `--now` prints of one resource; put together again only when something that is in it is different."""
+    key = (
+        statistics,
+        volume.minor,
+        volume.net is None,
+        volume.session is None,
+        volume.known_size,
+        volume.out_of_sync,
+        len(volume.writing),
+        *vars(volume.state).values(),
+        *vars(volume.counters).values(),
+    )
+    if volume.dumped is None or volume.dumped[0] != key:
+        listener = Listener(statistics=statistics, timestamps=False, only=None, wake=lambda: None)
+        for event in existing(volume):
+            listener.tell(event, volume.name, 0.0)
+        volume.dumped = (key, listener.take())
+    return volume.dumped[1]
+
+
 class Listener:
     """One `drbdsetup events2`: remembers what it printed, and prints of a change what is different."""
 

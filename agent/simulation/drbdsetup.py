@@ -190,6 +190,13 @@ async def events2(process: Process) -> int:
     kernel = process.host.drbd
     bell = asyncio.Event()
     only = next((word for word in given.words if word != "all"), None)
+    once = bool({"now", "n"} & set(given.options))
+    if once and not {"timestamps", "T"} & set(given.options):
+        names = sorted(kernel.resources) if only is None else {only} & kernel.resources.keys()
+        statistics = bool({"statistics", "s"} & set(given.options))
+        texts = [drbd_events.dump(kernel.resources[name], statistics=statistics) for name in names]
+        process.stdout.put("".join(texts) + "exists -\n")
+        return 0
     listener = drbd_events.Listener(
         statistics=bool({"statistics", "s"} & set(given.options)),
         timestamps=bool({"timestamps", "T"} & set(given.options)),
@@ -201,7 +208,7 @@ async def events2(process: Process) -> int:
         for event in drbd_events.existing(volume):
             listener.tell(event, name, now)
     listener.tell(drbd_events.Event("exists"), only or "", now)
-    if {"now", "n"} & set(given.options):
+    if once:
         process.stdout.put(listener.take())
         return 0
     kernel.listeners.add(listener)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.core import Tasks
 from agent.drivers.errors import Unreadable
-from agent.shared_reads import AT_ONCE, PATIENCE, SharedRead
+from agent.shared_reads import MANY, PATIENCE, SharedRead
 from agent.simulation.cluster import Simulation
 
 
@@ -36,6 +36,10 @@ class Tool:
         await gate
         return mine
 
+    async def begins(self, number: int) -> None:
+        while self.begun < number:  # noqa: ASYNC110  # a hung tool tells of nothing
+            await asyncio.sleep(0.01)
+
     def end(self, number: int) -> None:
         self.gates[number - 1].set_result(None)
 
@@ -60,42 +64,36 @@ def shared(world: World, tool: Tool) -> SharedRead[int]:
 async def test_who_asks_during_a_reading_gets_a_later_one_and_shares_it(world: World) -> None:
     tool = Tool()
     reading = shared(world, tool)
-    early = []
-    for _ in range(AT_ONCE):
-        early.append(asyncio.create_task(reading.ask()))
-        await settle()
-    late = [asyncio.create_task(reading.ask()) for _ in range(5)]
+    early = asyncio.create_task(reading.ask())
     await settle()
-    assert tool.begun == AT_ONCE
+    late = [asyncio.create_task(reading.ask()) for _ in range(MANY + 2)]
+    await settle()
+    assert tool.begun == 1
     tool.end(1)
+    assert await early == 1
     await settle()
-    assert await early[0] == 1
-    assert tool.begun == AT_ONCE + 1
+    assert tool.begun == 2
     last = asyncio.create_task(reading.ask())
     await settle()
-    tool.end(AT_ONCE + 1)
-    assert await asyncio.gather(*late) == [AT_ONCE + 1] * 5
-    await settle()
-    tool.end(AT_ONCE + 2)
-    assert await last == AT_ONCE + 2  # it asked when the one before had begun
     tool.end(2)
+    assert await asyncio.gather(*late) == [2] * len(late)
+    await tool.begins(3)
+    tool.end(3)
+    assert await last == 3  # it asked when the one before had begun
 
 
 async def test_a_hung_reading_holds_nobody_up_for_long(world: World) -> None:
     tool = Tool()
     reading = shared(world, tool)
-    hung = []
-    for _ in range(AT_ONCE):
-        hung.append(asyncio.create_task(reading.ask()))
-        await settle()
+    hung = asyncio.create_task(reading.ask())
+    await settle()
     begun = world.host.now()
     late = asyncio.create_task(reading.ask())
-    while tool.begun == AT_ONCE:  # noqa: ASYNC110  # a hung tool tells of nothing
-        await asyncio.sleep(0.01)
+    await tool.begins(2)
     assert world.host.now() - begun < PATIENCE + 1
-    tool.end(AT_ONCE + 1)
-    assert await late == AT_ONCE + 1
-    assert not any(one.done() for one in hung)
+    tool.end(2)
+    assert await late == 2
+    assert not hung.done()
 
 
 async def test_everybody_is_told_of_a_failure_and_the_next_one_reads_again(world: World) -> None:
