@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from agent.tls import Credentials
 
 AGENT_VERSION = "0.1.0"
+STREAM_LIMIT = 60.0
+"""Seconds: a shorter cut of the link between two hosts does not end a migration, a longer one does."""
 T = TypeVar("T")
 
 
@@ -183,6 +185,7 @@ class Context:
     tls: TlsFiles
     credentials: Credentials
     relocation: tuple[str, int]  # address and port to listen on unless HostDesired says otherwise
+    stream_limit: float = STREAM_LIMIT
     locks: Locks = field(default_factory=Locks)
     tasks: Tasks = field(default_factory=Tasks)
     # Set by the daemon in this order, before any service's start().

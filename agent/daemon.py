@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agent.content import InitialSyncHandler, WriteContentHandler
-from agent.core import Context, TlsFiles
+from agent.core import STREAM_LIMIT, Context, TlsFiles
 from agent.domains import Domains
 from agent.drivers.content import Content
 from agent.drivers.drbd import Dialect, Drbd, detect_dialect
@@ -48,10 +48,11 @@ class Agent:
         api: tuple[str, int] = ("", API_PORT),
         relocation: tuple[str, int] = ("", RELOCATION_PORT),
         tls: TlsFiles,
+        stream_limit: float = STREAM_LIMIT,
     ) -> None:
         self._host = KillableHost(host)
         self._state_dir, self._node, self._tls = state_dir, node, tls
-        self._api, self._relocation = api, relocation
+        self._api, self._relocation, self._stream_limit = api, relocation, stream_limit
         self._context: Context | None = None
         self._server: Server | None = None
 
@@ -96,6 +97,7 @@ class Agent:
             tls=self._tls,
             credentials=credentials,
             relocation=self._relocation,
+            stream_limit=self._stream_limit,
         )
         promises = Promises(journal)
         context.observer = Observer(context, term=promises.term, desired=promises.desired)

@@ -1,4 +1,4 @@
-"""Facts of the host that are polled: Xen's, DRBD's version, the volume groups."""
+"""Facts of the host: Xen's, DRBD's version and the volume groups are polled, the agent's own are shown at once."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ async def read_facts(context: Context, known: HostFacts) -> tuple[HostFacts, dic
         problems["LvmUnreadable"] = error
     update["relocation_listening"] = context.migration.port != 0
     return facts.model_copy(update=update), problems
+
+
+def put_facts(context: Context, **facts: object) -> None:
+    """What the agent itself knows of HostFacts changed."""
+    watch = context.observer.watch
+    watch.publish(watch.state.model_copy(update={"facts": watch.state.facts.model_copy(update=facts)}))

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent import pki
-from agent.core import AGENT_VERSION, TlsFiles
+from agent.core import AGENT_VERSION, STREAM_LIMIT, TlsFiles
 from agent.protocol import API_PORT, RELOCATION_PORT
 
 P = ParamSpec("P")
@@ -37,6 +37,7 @@ class Api(_Settings):
 class Relocation(_Settings):
     address: str = ""
     port: Port = RELOCATION_PORT
+    stream_limit: Annotated[float, Field(ge=10, le=3600)] = STREAM_LIMIT
 
 
 class Tls(_Settings):
@@ -131,6 +132,7 @@ async def _serve(config: Config) -> None:
         api=(config.api.address, config.api.port),
         relocation=(config.relocation.address, config.relocation.port),
         tls=TlsFiles(certificate=config.tls.certificate, key=config.tls.key, authority=config.tls.authority),
+        stream_limit=config.relocation.stream_limit,
     )
     ended = asyncio.Event()
     for one in (signal.SIGTERM, signal.SIGINT):

@@ -42,6 +42,7 @@ class Seen:
     node: str
     facts: HostFacts
     desired: HostDesired | None
+    listening: bool  # for VMs that move here
     domains: Sequence[DomainState] | None
     drbd: Mapping[str, DrbdResource] | None
     files: Mapping[str, bool]  # kernel and ramdisk: is it there
@@ -66,6 +67,7 @@ async def look(context: Context, domain: DomainDesired) -> Seen:
             files[path] = await context.host.exists(path)
     running = context.operations.running(domain.uid)
     return Seen(
+        listening=context.migration.port != 0,
         node=context.node,
         facts=facts,
         desired=context.observer.state.desired,
@@ -99,7 +101,13 @@ def starting(seen: Seen, domain: DomainDesired) -> list[Refusal]:
 
 def arriving(seen: Seen, domain: DomainDesired, *, source: str | None = None) -> list[Refusal]:
     """Against being the target of a live migration."""
-    found = [*_relocation(seen, source), *_host(seen, domain), *_names(seen, domain), *_busy(seen, domain)]
+    found = [
+        *_relocation(seen, source),
+        *_listening(seen),
+        *_host(seen, domain),
+        *_names(seen, domain),
+        *_busy(seen, domain),
+    ]
     if seen.record is not None and domain.epoch < seen.record.epoch:
         found.append(
             Refusal(
@@ -215,6 +223,19 @@ def _relocation(seen: Seen, source: str | None) -> list[Refusal]:
             )
         ]
     return []
+
+
+def _listening(seen: Seen) -> list[Refusal]:
+    if seen.listening or (seen.desired is not None and not seen.desired.relocation_enabled):
+        return []
+    where = f"{seen.desired.relocation_address or '*'}:{seen.desired.relocation_port}" if seen.desired else "its port"
+    return [
+        Refusal(
+            reason="RelocationNotListening",
+            message=f"the agent of {seen.node} cannot listen on {where} for VMs that move there (its log says why);"
+            " correct spec.relocation of the XenNode, or free the port",
+        )
+    ]
 
 
 def _log_dirty(seen: Seen, domain: DomainDesired) -> list[Refusal]:

@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.core import Context, Refused, within
+from agent.migration.listeners import Listeners, Place
 from agent.migration.relay import tune
 from agent.migration.source import Send
 from agent.migration.target import Connection, Receive
 from agent.migration.tls_stream import TlsStream
 from agent.tls import peer_node
 
-STREAM_LIMIT = 60.0  # seconds: a shorter cut of the link does not end a migration
 LINE_LIMIT = 4096
 FIRST_LINE_SECONDS = 10.0
-BIND_AGAIN_SECONDS = 2.0
 CONNECTIONS = 64  # at once, those that have not said who they are among them; more are closed
 
 
@@ -40,18 +39,15 @@ class Expected:
 class Relocation:
     """`agent.core.RelocationService`."""
 
-    def __init__(self, context: Context, *, stream_limit: float = STREAM_LIMIT) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._limit = stream_limit
-        self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._bound: tuple[str, int] | None = None
-        self._retry: asyncio.Task[None] | None = None
+        self._limit = context.stream_limit
+        self.listeners = Listeners(context, self._accept)
         self._expected: dict[str, Expected] = {}
         self._streams: set[TlsStream] = set()
         self._receive = Receive(context, self)
         context.operations.register("migrate-receive", self._receive)
-        context.operations.register("migrate-send", Send(context, self, stream_limit=stream_limit))
+        context.operations.register("migrate-send", Send(context, self))
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -61,57 +57,23 @@ class Relocation:
     async def apply(self) -> None:
         """Listen where the host's desired state says; what cannot be bound now is tried again."""
         desired = self._context.observer.state.desired
-        wanted: tuple[str, int] | None = self._context.relocation
+        wanted: Place | None = self._context.relocation
         if desired is not None:
             address = desired.relocation_address or self._context.relocation[0]
             wanted = (address, desired.relocation_port) if desired.relocation_enabled else None
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        if wanted == self._bound and (self._listener is not None) == (wanted is not None):
-            return
-        self._close_listener()
-        self._bound = wanted
-        if wanted is not None and not await self._listen(wanted):
-            self._retry = self._context.tasks.spawn(self._listen_later(wanted), name="relocation: listen again")
-
-    async def _listen(self, where: tuple[str, int]) -> bool:
-        log = self._context.log(address=where[0], port=where[1])
-        try:
-            self._listener = _bind(*where)
-        except OSError as error:
-            log.error("relocation cannot listen", problem=str(error))
-            return False
-        self._accepting = self._context.tasks.spawn(self._accept(self._listener), name="relocation: accept")
-        log.info("relocation listens", bound=self.port)
-        return True
-
-    async def _listen_later(self, where: tuple[str, int]) -> None:
-        while True:
-            await self._context.host.sleep(BIND_AGAIN_SECONDS)
-            if await self._listen(where):
-                return
+        self.listeners.move(wanted)
 
     @property
     def port(self) -> int:
-        return 0 if self._listener is None else int(self._listener.getsockname()[1])
+        return self.listeners.port
 
     async def stop(self) -> None:
         self.abort()
 
     def abort(self) -> None:
-        self._close_listener()
+        self.listeners.close()
         for stream in list(self._streams):
             stream.abort()
-
-    def _close_listener(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            self._accepting = None
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
 
     # --- for the target's side ----------------------------------------------------------------------------------
 
@@ -201,17 +163,6 @@ class Relocation:
         connection = Connection(stream)
         expected.connected.set_result(connection)
         return connection
-
-
-def _bind(address: str, port: int) -> socket.socket:
-    """A listening socket; "" is every address of both families. Raises OSError."""
-    if not address and socket.has_dualstack_ipv6():
-        listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    else:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, port), family=family)
-    listener.setblocking(False)
-    return listener
 
 
 def _parse(line: bytes) -> dict[str, Any]:

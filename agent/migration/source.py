@@ -59,10 +59,10 @@ class Send:
 
     first_phase = "Starting"
 
-    def __init__(self, context: Context, relocation: Relocation, *, stream_limit: float) -> None:
+    def __init__(self, context: Context, relocation: Relocation) -> None:
         self._context = context
         self._relocation = relocation
-        self._limit = stream_limit
+        self._limit = context.stream_limit
         self._store = VmStore(context)
         self._files = RelayFiles(context.state_dir / "relay")
         self._live: dict[str, Live] = {}

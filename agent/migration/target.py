@@ -68,8 +68,6 @@ class Receive:
 
     async def check(self, request: OperationRequest) -> None:
         body = _body(request)
-        if self._relocation.port == 0:
-            raise Refused("RelocationNotListening", f"the relocation endpoint of {self._context.node} is not open")
         if body.source == self._context.node:
             raise Refused("SameNode", f"{body.domain.name} cannot move from {body.source} to itself")
         seen = await look(self._context, body.domain)
@@ -80,7 +78,8 @@ class Receive:
 
     async def run(self, operation: Operation) -> None:
         async with self._moving(operation):
-            operation.enter("Listening", cancellable=True, boot_id=self._context.boot_id)
+            place = self._relocation.listeners.place
+            operation.enter("Listening", cancellable=True, boot_id=self._context.boot_id, place=place)
             await self._listen(operation)
 
     async def resume(self, operation: Operation) -> None:
@@ -96,10 +95,12 @@ class Receive:
 
     @contextlib.asynccontextmanager
     async def _moving(self, operation: Operation) -> AsyncIterator[None]:
-        """Nothing else changes the VM meanwhile."""
+        """Nothing else changes the VM meanwhile, and its source is heard where it was told to come."""
         async with self._context.locks.hold(domain_lock(_body(operation.request).domain.uid)):
+            listeners = self._relocation.listeners
             try:
-                yield
+                with listeners.keep(operation.id, operation.notes.get("place", listeners.place)):
+                    yield
             finally:
                 self._stop.pop(operation.id, None)
 

@@ -76,6 +76,8 @@ def _show(node: XenNode, live: HostState, conditions: Conditions, no: Refusal | 
             reason="VolumeGroupNotFound",
             message=f"spec.volumeGroups names {', '.join(missing)}, which the host does not have",
         )
+    if no is None:
+        no = _not_listening(node, live)
     if no is not None:
         conditions.stalled(no.reason, no.message)
         if conditions.changed("Stalled"):
@@ -85,6 +87,19 @@ def _show(node: XenNode, live: HostState, conditions: Conditions, no: Refusal | 
     if conditions.changed("Ready"):
         events.append(Event("Normal", "AgentAnswers", f"xentandem-agent {live.agent_version} answers"))
     return "Ready" if node.spec.schedulable else "Cordoned"
+
+
+def _not_listening(node: XenNode, live: HostState) -> Refusal | None:
+    spec, told = node.spec.relocation, live.desired
+    if not spec.enabled or live.facts.relocation_listening or told is None:
+        return None
+    if (told.relocation_enabled, told.relocation_address, told.relocation_port) != (True, spec.address, spec.port):
+        return None  # it does not know yet
+    return Refusal(
+        reason="RelocationNotListening",
+        message=f"the agent cannot listen on {spec.address or '*'}:{spec.port} for VMs that move here (its log says"
+        " why); correct spec.relocation, or free the port",
+    )
 
 
 def _missing_groups(node: XenNode, facts: HostFacts) -> list[str]:

@@ -16,6 +16,7 @@ def seen(**changes: Any) -> Seen:
         "node": NODE,
         "facts": facts(),
         "desired": host(),
+        "listening": True,
         "domains": [],
         "drbd": drbd(),
         "files": {"/boot/vmlinuz": True},

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from ports import free_port
 
 from agent import pki
 from agent.core import TlsFiles
-from agent.protocol import HostDesired
+from agent.promises import Promises
+from agent.protocol import HostDesired, PreflightRequest
 from agent.tls import client_context
 from tests.agent_migration.pair import LIMIT, Pair, until
-from tests.agent_migration.vm_facts import host
+from tests.agent_migration.vm_facts import desired, host
 
 
 async def ask(port: int, files: TlsFiles, line: bytes) -> dict[str, Any]:
@@ -173,3 +175,77 @@ async def test_certificates_are_renewed_while_a_guest_moves(running: Pair) -> No
     await running.move("back", to="mk1", epoch=2)
     await running.ended("mk1", "back", "Succeeded")
     await running.runs_only_on("mk1")
+
+
+# --- another endpoint while the agent runs -----------------------------------------------------------------------
+
+
+def listening(pair: Pair, name: str) -> bool:
+    return pair.at(name).observer.state.facts.relocation_listening
+
+
+async def closed(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return True
+    writer.transport.abort()
+    return False
+
+
+def wish(pair: Pair, name: str, **changes: Any) -> HostDesired:
+    """As the controller's PutHost: journalled."""
+    wanted = host(relocation_address="127.0.0.1", **changes)
+    Promises(pair.at(name).journal).desire(pair.at(name), wanted)
+    return wanted
+
+
+async def test_that_it_listens_is_told_at_once(pair: Pair) -> None:
+    assert listening(pair, "mk2")
+    await wish_host(pair, "mk2", host(relocation_enabled=False))
+    assert not listening(pair, "mk2")
+    await wish_host(pair, "mk2", host(relocation_address="127.0.0.1", relocation_port=free_port()))
+    assert listening(pair, "mk2")
+    await wish_host(pair, "mk2", host(relocation_address="192.0.2.1", relocation_port=pair.ports["mk2"]))
+    assert not listening(pair, "mk2"), "not an address of this machine"
+    report = await pair.at("mk2").domains.preflight(PreflightRequest(side="target", domain=desired(epoch=2)))
+    assert "RelocationNotListening" in [one.reason for one in report.refusals]
+    assert any("192.0.2.1" in one.message for one in report.refusals)
+
+
+@pytest.mark.parametrize("changes", [{"relocation_port": 0}, {"relocation_enabled": False}])
+async def test_a_move_ends_where_it_was_told_to_come(running: Pair, changes: dict[str, Any]) -> None:
+    """The XenNode changes while the memory is copied: the source still has to tell the target that it let go."""
+    old, new = running.ports["mk2"], free_port()
+    running.simulation.slow_link(60e6)
+    await running.move()
+    await running.phase("mk2", "Receiving")
+    enabled = changes.get("relocation_enabled", True)
+    wish(running, "mk2", relocation_enabled=enabled, relocation_port=new)
+    await running.at("mk2").migration.apply()
+    assert listening(running, "mk2") is enabled
+    running.simulation.slow_link(400e6)
+    await running.ended("mk2", "move", "Succeeded")
+    await running.ended("mk1", "move", "Succeeded")
+    await running.runs_only_on("mk2")
+    await until(lambda: closed(old), "the end of the old endpoint")
+    assert running.agents["mk2"].relocation_port == (new if enabled else 0)
+    assert await closed(new) is not enabled
+
+
+async def test_a_restarted_target_hears_where_it_was_told_to_come(running: Pair) -> None:
+    """The XenNode changes, and the target's agent dies just when it is told that the source let go."""
+    old, new = running.ports["mk2"], free_port()
+    running.hosts["mk2"].die_at_journal(
+        lambda section, key, value: section == "operations" and bool(value["notes"].get("released")), "before"
+    )
+    await running.move()
+    await running.phase("mk2", "Receiving")
+    wish(running, "mk2", relocation_port=new)
+    await running.at("mk2").migration.apply()
+    await running.hosts["mk2"].dead.wait()
+    await running.start("mk2")
+    assert running.agents["mk2"].relocation_port == new
+    await running.ended("mk2", "move", "Succeeded")
+    await running.runs_only_on("mk2")
+    await until(lambda: closed(old), "the end of the old endpoint")

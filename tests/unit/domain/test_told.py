@@ -6,7 +6,7 @@ import pytest
 
 from agent.protocol import Refusal, RestartState
 from controller.api.xennode import XenNode
-from controller.domain.actions import PASSING_SECONDS, PutDomain, PutVolume, Refused
+from controller.domain.actions import PASSING_SECONDS, PutDomain, PutHost, PutVolume, Refused
 from controller.domain.node import decide_node
 from controller.domain.world import NO_ANSWER_YET
 from tests.unit.domain.worlds import (
@@ -171,3 +171,20 @@ def test_who_holds_a_volume_and_a_host_that_are_to_be_deleted_is_said():
     (event,) = decide_node(worlds.world, node).events
     assert (event.type, event.reason) == ("Warning", "InUse")
     assert "still here: XenVM shaolin; DrbdVolume vm-shaolin" in event.message
+
+
+def test_that_a_host_cannot_take_vms_is_said_once_it_knows_where():
+    worlds = howto()
+    facts = worlds.hosts["mk1"].state.facts.model_copy(update={"relocation_listening": False})
+    worlds.tell("mk1", facts=facts)
+    node = worlds.cache.get(("XenNode", "", "mk1"))
+    assert isinstance(node, XenNode)
+    decision = decide_node(worlds.world, node)
+    assert "Stalled" not in conditions(decision), "it has not been told the spec yet"
+    (told,) = asked(decision, PutHost)
+    worlds.tell("mk1", desired=told.body)
+    stalled = conditions(decide_node(worlds.world, node))["Stalled"]
+    assert stalled.reason == "RelocationNotListening"
+    assert "cannot listen on *:8002" in stalled.message
+    worlds.tell("mk1", facts=facts.model_copy(update={"relocation_listening": True}))
+    assert "Stalled" not in conditions(decide_node(worlds.world, node))

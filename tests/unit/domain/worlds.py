@@ -165,6 +165,7 @@ def host_state(name: str, **sections: Any) -> HostState:
         drbd_version="8.4.11",
         drbd_disable_sendpage=True,
         bridges=("xenbr0",),
+        relocation_listening=True,
         volume_groups=(VolumeGroupState(name="vg0", size=8 << 30, free=7 << 30, extent=4 << 20),),
     )
     return HostState(
