@@ -15,6 +15,7 @@ from agent.core import Context
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
 from agent.protocol import (
+    DOMAIN_OVERHEAD_MIB,
     DomainDesired,
     DomainState,
     HostDesired,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.drivers.drbd_parse import DrbdResource
-
-DOMAIN_OVERHEAD_MIB = 4  # page tables and the hypervisor's own structures (xl needs 1-2 MiB; rounded up)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ RELOCATION_PORT = 8002
 CONTROLLER_URI = "xentandem:controller"
 AGENT_URI_PREFIX = "xentandem:agent:"
 HEARTBEAT_SECONDS = 10.0
+DOMAIN_OVERHEAD_MIB = 4  # page tables and the hypervisor's own structures (xl needs 1-2 MiB; rounded up)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,126}$")]
 """A name that ends up in argv or a path: never an option (`-f`), never a path (`../`)."""

@@ -153,7 +153,8 @@ def _essence(status: XenNodeStatus) -> object:
 
 
 def _delete(world: World, node: XenNode) -> Decision:
-    """A host with placed VMs or with replicas is not forgotten: nobody could say any more what runs there."""
+    """A host with VMs, also one that moves there, or with replicas is not forgotten: nobody could say any more what
+    runs there."""
     if FINALIZER not in node.metadata.finalizers:
         return Decision()
     vms = [vm.metadata.name for vm in world.objects.vms_on(node.name)]

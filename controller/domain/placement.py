@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.protocol import HostFacts, HostState, Refusal, VolumeState
+from agent.protocol import DOMAIN_OVERHEAD_MIB, HostFacts, HostState, Refusal, VolumeState
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.volume_case import VolumeCase
@@ -121,7 +121,7 @@ def _unfit(host: HostView) -> str | None:
 
 def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal:
     """The member host with room for the VM that has the most left; or why none has room. No disks: any host."""
-    needed = vm.spec.memory_mib
+    needed = vm.spec.memory_mib + DOMAIN_OVERHEAD_MIB
     best: list[tuple[int, str]] = []
     why: list[str] = []
     for name in members or tuple(sorted(world.objects.hosts())):
@@ -145,14 +145,14 @@ def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal
 def _free_memory(world: World, host: HostView, facts: HostFacts) -> tuple[int | None, int]:
     """MiB that are free for certain, None: not known; and MiB that no VM has, to compare hosts by.
 
-    Agents read free memory now and then, but tell of domains at once: VMs that are placed together must not all go
-    where most was free at the last reading.
+    Agents read free memory now and then, but tell of domains at once: what a domain took since that reading is not
+    free, and VMs that are placed together must not all go where most was free then.
     """
     coming = sum(
-        vm.spec.memory_mib
+        vm.spec.memory_mib + DOMAIN_OVERHEAD_MIB
         for vm in world.objects.vms_on(host.name)
         if vm.spec.state != "Stopped" and not domains_on(host, vm.metadata.uid, vm.metadata.name)
     )
     held = sum(domain.memory_mib or 0 for domain in host.live.domains.values()) if host.live else 0
-    free = None if facts.memory_free_mib is None else facts.memory_free_mib - coming
-    return free, (facts.memory_total_mib or 0) - held - coming
+    left = (facts.memory_total_mib or 0) - held - coming
+    return None if facts.memory_free_mib is None else min(facts.memory_free_mib - coming, left), left

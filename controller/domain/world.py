@@ -77,7 +77,7 @@ class Objects(Protocol):
         ...
 
     def vms_on(self, node: str) -> tuple[XenVM, ...]:
-        """VMs whose status.placement.node is the node."""
+        """VMs that are placed on the node, or move from or to it; also by a status that is being written."""
         ...
 
     def volumes_on(self, node: str) -> tuple[DrbdVolume, ...]:

@@ -99,15 +99,17 @@ class Cache:
         return self._reindex(key, old, None)
 
     def expect(self, key: ObjectKey, status: object) -> None:
-        """A status is being written: the names in it are held from now on."""
+        """A status is being written: the names in it are held, and the host in it has the VM, from now on."""
         if isinstance(status, DrbdVolumeStatus | XenVMStatus):
             self._expected[key] = status
             self._reclaim(key, self.get(key))
+            self._replace(key, self.get(key))
 
     def settle(self, key: ObjectKey) -> tuple[Claim, ...]:
         """The write succeeded or surely failed; returns the names that are free again."""
         if self._expected.pop(key, None) is None:
             return ()
+        self._replace(key, self.get(key))
         return self._reclaim(key, self.get(key))
 
     # --- reading
@@ -154,7 +156,7 @@ class Cache:
         return self._users.keys(volume)
 
     def placed(self, node: str) -> tuple[ObjectKey, ...]:
-        """Keys of the VMs whose status.placement.node is the node."""
+        """Keys of the VMs that are placed on the node, or move from or to it; a status on its way counts."""
         return self._placed.keys(node)
 
     def replicated(self, node: str) -> tuple[ObjectKey, ...]:
@@ -213,7 +215,6 @@ class Cache:
         if isinstance(new, XenVM):
             placement, spec = new.status.placement, new.spec
             self._users.set(key, {(new.metadata.namespace, disk.volume) for disk in spec.disks})
-            self._placed.set(key, {placement.node} if placement else ())
             move = new.status.migration
             nodes = {spec.node, placement and placement.node, move and move.source, move and move.target}
             self._members.set(key, {node for node in nodes if node})
@@ -222,10 +223,21 @@ class Cache:
             self._members.set(key, {*new.status.nodes, *(new.spec.nodes or ())})
         else:
             self._users.set(key, ())
-            self._placed.set(key, ())
             self._replicas.set(key, ())
             self._members.set(key, ())
+        self._replace(key, new)
         return Change(key, old, new, self._reclaim(key, new))
+
+    def _replace(self, key: ObjectKey, found: ApiObject | None) -> None:
+        """Where the VM is or may come to be, by what is written and by what is being written."""
+        statuses = (found.status, self._expected.get(key)) if isinstance(found, XenVM) else ()
+        nodes: set[str] = set()
+        for status in statuses:
+            if isinstance(status, XenVMStatus):
+                nodes |= {status.placement.node} if status.placement else set()
+                move = status.migration
+                nodes |= {move.source, move.target} if move and move.outcome is None else set()
+        self._placed.set(key, nodes)
 
     def _reclaim(self, key: ObjectKey, found: ApiObject | None) -> tuple[Claim, ...]:
         before = self._claims.of(key)

@@ -13,8 +13,10 @@ from tests.unit.domain.worlds import (
     NOW,
     SHAOLIN,
     VM_UID,
+    VOLUME_UID,
     Told,
     asked,
+    begun,
     conditions,
     domain_state,
     howto,
@@ -143,7 +145,30 @@ def test_vms_without_a_host_of_their_own_are_spread_though_free_memory_is_read_n
         places.append(decision.status.placement)
     assert sorted(place.node for place in places[:2]) == ["mk1", "mk2"]
     assert places[2] is None, "4 GiB were free on each"
-    assert "mk1: 1024 MiB free, 3072 MiB needed" in conditions(decision)["Stalled"].message
+    assert "mk1: 1020 MiB free, 3076 MiB needed" in conditions(decision)["Stalled"].message
+
+
+def test_what_a_domain_took_since_free_memory_was_read_is_not_free():
+    worlds = howto(created=True)
+    spec = {key: value for key, value in SHAOLIN.items() if key != "node"}
+    worlds.apply("XenVM", "one", {**spec, "memory": "1Gi", "disks": []}, uid=SECOND_UID)
+    for name in ("mk1", "mk2"):
+        worlds.tell(name, domains={"3": domain_state(name="other", uuid="x", memory_mib=7600)})
+    message = conditions(worlds.decide_vm("one"))["Stalled"].message
+    assert "mk1: 592 MiB free, 1028 MiB needed" in message, "8192 MiB in all, 4096 of them free when it was read"
+
+
+def test_a_host_that_a_vm_moves_to_is_not_forgotten():
+    """Also a VM without a disk, of which no volume tells."""
+    worlds, _ = begun()
+    worlds.edit("XenVM", "shaolin", disks=[])
+    worlds.cache.remove_key(("DrbdVolume", "default", "vm-shaolin"), VOLUME_UID)
+    worlds.delete("XenNode", "mk2")
+    node = worlds.cache.get(("XenNode", "", "mk2"))
+    assert isinstance(node, XenNode)
+    decision = decide_node(worlds.world, node)
+    assert decision.finalizer is None
+    assert "still here: XenVM shaolin" in conditions(decision)["Stalled"].message
 
 
 def test_a_new_host_is_no_alarm_before_its_agent_failed_to_answer():

@@ -121,6 +121,25 @@ def test_an_expected_placement_holds_the_domains_name() -> None:
     assert [one.namespace for one in cache.holders(("domain", "a"))] == ["two", "one"]
 
 
+def test_a_host_has_a_vm_from_when_its_placement_or_its_move_there_is_being_written() -> None:
+    cache = Cache()
+    raw = vm("a", status=placed("mk1"))
+    key = ("XenVM", "default", "a")
+    cache.upsert(raw)
+    cache.expect(key, XenVMStatus.model_validate({**placed("mk1"), "migration": move(None)}))
+    assert cache.placed("mk1") == cache.placed("mk2") == (key,)
+    cache.settle(key)
+    assert cache.placed("mk2") == (), "the write failed"
+    cache.upsert(again(raw, status={**placed("mk1"), "migration": move(None)}))
+    assert cache.placed("mk2") == (key,)
+    cache.upsert(again(raw, status={**placed("mk2"), "migration": move("Succeeded")}))
+    assert (cache.placed("mk1"), cache.placed("mk2")) == ((), (key,))
+
+
+def move(outcome: str | None) -> dict[str, Any]:
+    return {"id": "m", "source": "mk1", "target": "mk2", "epoch": 2, "outcome": outcome}
+
+
 def test_a_deleted_object_takes_what_was_expected_of_it_along() -> None:
     cache = Cache()
     raw = volume()
