@@ -79,10 +79,9 @@ def existing(volume: Volume) -> Iterator[Event]:
     yield peer_device(volume, "exists")
 
 
-def dump(volume: Volume, *, statistics: bool) -> str:
-    """What `--now` prints of one resource; put together again only when something that is in it is different."""
-    key = (
-        statistics,
+def shown(volume: Volume) -> tuple[object, ...]:
+    """Everything that a dump or /proc/drbd is made of, but for a resync's progress."""
+    return (
         volume.minor,
         volume.net is None,
         volume.session is None,
@@ -92,6 +91,11 @@ def dump(volume: Volume, *, statistics: bool) -> str:
         *vars(volume.state).values(),
         *vars(volume.counters).values(),
     )
+
+
+def dump(volume: Volume, *, statistics: bool) -> str:
+    """What `--now` prints of one resource; put together again only when something that is in it is different."""
+    key = (statistics, *shown(volume))
     if volume.dumped is None or volume.dumped[0] != key:
         listener = Listener(statistics=statistics, timestamps=False, only=None, wake=lambda: None)
         for event in existing(volume):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from agent.simulation import drbd_options
+from agent.simulation.drbd_events import shown
 from agent.simulation.drbd_state import connected, resyncing
 
 if TYPE_CHECKING:
@@ -19,13 +20,23 @@ GIB_BLOCKS = 1 << 18
 
 
 def proc(kernel: Kernel) -> str:
-    text, before = HEADER, -1
+    parts, before = [HEADER], -1
     for minor, volume in sorted(kernel.minors.items()):
         if before != minor - 1:
-            text += "\n"
+            parts.append("\n")
         before = minor
-        text += "".join(_device(minor, volume))
-    return text
+        parts.append(_listed(minor, volume))
+    return "".join(parts)
+
+
+def _listed(minor: int, volume: Volume) -> str:
+    """Put together again only when something that is in it is different; a resync's progress always is."""
+    if resyncing(volume.state.cs):
+        return "".join(_device(minor, volume))
+    key = (*shown(volume), volume.net.value("protocol") if volume.net is not None else " ")
+    if volume.listed is None or volume.listed[0] != key:
+        volume.listed = (key, "".join(_device(minor, volume)))
+    return volume.listed[1]
 
 
 def _device(minor: int, volume: Volume) -> Iterator[str]:

@@ -76,6 +76,7 @@ class Volume:
         self.session: Session | None = None
         self.counters = Counters()
         self.dumped: tuple[tuple[object, ...], str] | None = None  # `drbd_events.dump`, with what it was made of
+        self.listed: tuple[tuple[object, ...], str] | None = None  # the same of /proc/drbd
         self.known_size = 0  # bytes; also what the peer said while there is no disk here
         self.opens = {"r": 0, "w": 0}
         self.writing: list[tuple[int, int]] = []  # (offset, length) of what is not acknowledged yet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from agent.simulation.lvm import EXTENT, LogicalVolume, VolumeGroup, VolumeGroups
@@ -169,13 +170,8 @@ def _group(groups: VolumeGroups, name: str) -> VolumeGroup:
     return groups.groups[name]
 
 
-def _report(
-    kind: str,
-    fields: dict[str, Callable[[Row], Value]],
-    defaults: int,
-    rows: Callable[[Sequence[str]], list[Row]],
-    argv: list[str],
-) -> str:
+@lru_cache
+def _parser(kind: str) -> Arguments:
     parser = Arguments(f"{kind}s")
     parser.add_argument("--reportformat", choices=("basic", "json"), default="basic")
     parser.add_argument("--units", default="r")
@@ -183,7 +179,17 @@ def _report(
     parser.add_argument("--noheadings", action="store_true")
     parser.add_argument("-o", "--options", default="")
     parser.add_argument("names", nargs="*")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def _report(
+    kind: str,
+    fields: dict[str, Callable[[Row], Value]],
+    defaults: int,
+    rows: Callable[[Sequence[str]], list[Row]],
+    argv: list[str],
+) -> str:
+    given = _parser(kind).parse_args(argv)
     chosen = list(fields)[:defaults]
     if given.options:
         extra = given.options.startswith("+")
@@ -209,11 +215,13 @@ def _cell(name: str, text: str, width: int) -> str:
     return text.rjust(width) if name in NUMERIC else text.ljust(width)
 
 
+@lru_cache(1 << 14)  # most volumes of many hosts are reported again and again
+def _json_row(names: tuple[str, ...], row: tuple[str, ...]) -> str:
+    return "{" + ", ".join(f'"{name}":{json.dumps(text)}' for name, text in zip(names, row, strict=True)) + "}"
+
+
 def _json(kind: str, names: list[str], table: list[list[str]]) -> str:
-    lines = [
-        "{" + ", ".join(f'"{name}":{json.dumps(text)}' for name, text in zip(names, row, strict=True)) + "}"
-        for row in table
-    ]
+    lines = [_json_row(tuple(names), tuple(row)) for row in table]
     body = "".join(f"                  {line}{',' if i < len(lines) - 1 else ''}\n" for i, line in enumerate(lines))
     return (
         '  {\n      "report": [\n          {\n'
