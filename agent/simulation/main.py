@@ -28,7 +28,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
         prog="python -m agent.simulation", description="Simulated Xen hosts with DRBD and LVM, each with its agent."
     )
     parser.add_argument("--hosts", default="mk1,mk2", help="names, separated by commas (default mk1,mk2)")
-    parser.add_argument("--directory", type=Path, required=True, help="volumes, certificates and agents' state")
+    parser.add_argument(
+        "--directory", type=Path, required=True, help="new or empty: volumes, certificates, agents' state"
+    )
     parser.add_argument(
         "--control", type=int, default=0, metavar="PORT", help="of the control interface (0: a free one)"
     )
@@ -87,7 +89,7 @@ async def _serve(options: argparse.Namespace) -> None:
     for one in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(one, ended.set)
     simulation = Simulation(
-        options.directory / "hosts",
+        _claimed(options.directory),
         names,
         seed=options.seed,
         link_rate=options.link_rate * MIB,
@@ -111,6 +113,29 @@ async def _serve(options: argparse.Namespace) -> None:
         _say(f"ready: {path}")
         await ended.wait()
         _say("ending")
+
+
+def _claimed(directory: Path) -> Path:
+    """The folder of the hosts' disks, made now. Raises StartError: what another run left there is not the hosts' state.
+
+    Disks are files, but what LVM, DRBD and Xen know of them was in that run's memory; the agents' journals would speak
+    of volumes that nobody has.
+    """
+    hosts = directory / "hosts"
+    if (directory / "state").exists():
+        raise _used(directory)
+    try:
+        hosts.mkdir(parents=True)
+    except FileExistsError:
+        raise _used(directory) from None
+    return hosts
+
+
+def _used(directory: Path) -> StartError:
+    return StartError(
+        f"{directory} belongs to another run, which may still go on; simulated hosts end with their process. Name another"
+        " directory, or remove this one"
+    )
 
 
 def _description(agents: Agents, control_port: int) -> dict[str, Any]:

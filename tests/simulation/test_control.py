@@ -199,6 +199,20 @@ async def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
     assert b"The simulation cannot start:" in stderr
 
 
+@pytest.mark.parametrize("left", ["hosts", "state"])
+async def test_a_directory_of_another_run_is_refused(tmp_path: Path, left: str) -> None:
+    """Its disks are files, but what LVM and DRBD knew of them ended with that run."""
+    (tmp_path / left / "mk1").mkdir(parents=True)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent.simulation", "--directory", str(tmp_path), stderr=asyncio.subprocess.PIPE
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), LIMIT)
+    assert process.returncode == 1
+    assert f"{tmp_path} belongs to another run" in stderr.decode()
+    assert "remove this one" in stderr.decode()
+    assert [path.name for path in tmp_path.iterdir()] == [left], "nothing was touched"
+
+
 async def test_hack_hosts_is_the_console_of_the_hosts(agents: Agents, remote: Remote) -> None:
     code, out, _ = await console(remote.url, "on", "mk1", "uname", "-n")
     assert (code, out) == (0, "mk1\n")
