@@ -133,8 +133,8 @@ def _claimed(directory: Path) -> Path:
 
 def _used(directory: Path) -> StartError:
     return StartError(
-        f"{directory} belongs to another run, which may still go on; simulated hosts end with their process. Name another"
-        " directory, or remove this one"
+        f"{directory} belongs to another run, which may still go on; simulated hosts end with their process."
+        " Name another directory, or remove this one"
     )
 
 
