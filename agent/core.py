@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agent.drivers.drbd import Drbd
     from agent.drivers.lvm import Lvm
     from agent.drivers.xen import Xen
+    from agent.gone import Gone
     from agent.journal import Journal
     from agent.observer import Observer
     from agent.operations import Operations
@@ -191,6 +192,7 @@ class Context:
     # Set by the daemon in this order, before any service's start().
     observer: Observer = field(init=False)
     operations: Operations = field(init=False)
+    gone: Gone = field(init=False)
     volumes: VolumeService = field(init=False)
     domains: DomainService = field(init=False)
     migration: RelocationService = field(init=False)

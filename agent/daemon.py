@@ -14,6 +14,7 @@ from agent.drivers.drbd import Dialect, Drbd, detect_dialect
 from agent.drivers.errors import DriverError
 from agent.drivers.lvm import Lvm
 from agent.drivers.xen import Xen
+from agent.gone import Gone
 from agent.host import CommandTimedOut, Host
 from agent.journal import Journal
 from agent.killable import KillableHost
@@ -101,6 +102,7 @@ class Agent:
         )
         promises = Promises(journal)
         context.observer = Observer(context, term=promises.term, desired=promises.desired)
+        context.gone = Gone(context)
         context.operations = Operations(context)
         volumes = Volumes(context)
         context.volumes = volumes
@@ -110,6 +112,7 @@ class Agent:
         context.operations.register("write-content", WriteContentHandler(context, volumes))
         self._context = context
         try:
+            context.gone.load()
             volumes.load()
             context.operations.load()
         except ValidationError as error:

@@ -76,6 +76,7 @@ class Domains:
     async def put(self, name: str, desired: DomainDesired) -> VmState:
         """Promise and wish. Raises Refused, DriverError, CommandTimedOut; the effect follows by itself."""
         uid = desired.uid
+        self._context.gone.check(uid)
         self._identity(name, desired)
         record = self._store.get(uid)
         wanted = self._accept(record, desired)
@@ -94,9 +95,10 @@ class Domains:
         return self._commit(desired)
 
     async def remove(self, name: str, removal: DomainRemoval) -> None:
-        """Forget a VM that has no domain here. Raises Refused."""
+        """Forget for good a VM that has no domain here. Raises Refused."""
         record = self._store.get(removal.uid)
         if record is None:
+            self._context.gone.add(removal.uid)
             return
         if record.desired.name != name:
             raise Refused("UidMismatch", f"{removal.uid} is {record.desired.name} here, not {name}")
@@ -109,6 +111,7 @@ class Domains:
             if present:
                 raise Refused("DomainPresent", f"{_listed(present)} is on {self._context.node}; stop it first")
             await self._context.host.remove(config_path(name))
+            self._context.gone.add(removal.uid)
             self._store.delete(removal.uid)
         self._context.observer.remove_vm(removal.uid)
         if (worker := self._workers.pop(removal.uid, None)) is not None:
@@ -174,6 +177,7 @@ class Domains:
 
     def _commit(self, desired: DomainDesired) -> VmState:
         """Accept against the newest record, journal, wake the worker. No await: nothing comes between."""
+        self._context.gone.check(desired.uid)
         record = self._store.get(desired.uid)
         wanted = self._accept(record, desired)
         self._no_operation(desired.uid, desired.name)

@@ -137,6 +137,9 @@ class Observer:
     def remove_operation(self, operation_id: str) -> None:
         self._update(operations={key: one for key, one in self.state.operations.items() if key != operation_id})
 
+    def put_gone(self, gone: dict[str, str]) -> None:
+        self._update(gone=gone)
+
     def put_host(self, *, term: int, desired: HostDesired | None) -> None:
         self._update(term=term, desired=desired)
 

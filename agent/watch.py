@@ -11,7 +11,7 @@ from agent.protocol import HEARTBEAT_SECONDS, HostState, WatchEvent
 from agent.signals import Signal
 
 QUEUE_LIMIT = 256
-SECTIONS = ("volumes", "vms", "domains", "logical_volumes", "operations")
+SECTIONS = ("volumes", "vms", "domains", "logical_volumes", "operations", "gone")
 SCALARS = ("facts", "term", "desired", "problems")
 
 

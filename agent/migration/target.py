@@ -68,6 +68,7 @@ class Receive:
 
     async def check(self, request: OperationRequest) -> None:
         body = _body(request)
+        self._context.gone.check(body.domain.uid)
         if body.source == self._context.node:
             raise Refused("SameNode", f"{body.domain.name} cannot move from {body.source} to itself")
         seen = await look(self._context, body.domain)

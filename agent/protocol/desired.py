@@ -60,11 +60,14 @@ class VolumeDesired(Wire):
 
 
 class VolumeRemoval(Wire):
-    """Down, then: Retain = the LV is renamed, tagged and kept; Delete = removed. Refused while a domain uses it."""
+    """Down, then: Retain = the LV is renamed, tagged and kept; Delete = removed. Refused while a domain uses it.
+
+    Unreserve: only names were kept for it, and are free again; refused where anything was made for it.
+    """
 
     term: int
     uid: Uid
-    policy: Literal["Retain", "Delete"]
+    policy: Literal["Retain", "Delete", "Unreserve"]
 
 
 class DiskConfig(Wire):
@@ -117,7 +120,10 @@ class DomainDesired(Wire):
 
 
 class DomainRemoval(Wire):
-    """Forget a VM that is stopped: its configuration and promises. Refused while a domain of it is here."""
+    """Forget a VM that is stopped, for good: what comes for its uid afterwards is refused ("Gone").
+
+    Refused while a domain of it is here. Done also where nothing is known of the VM.
+    """
 
     term: int
     uid: Uid

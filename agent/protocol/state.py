@@ -202,6 +202,7 @@ class HostState(Wire):
     domains: dict[str, DomainState] = {}  # by str(domid)
     logical_volumes: dict[str, LogicalVolumeState] = {}  # by "group/name"
     operations: dict[str, OperationState] = {}  # by id
+    gone: dict[str, str] = {}  # uids of objects that were deleted here for good: when
     problems: tuple[Refusal, ...] = ()  # of the host itself: a probe that could not be read, a foreign drbd config
 
 
@@ -221,3 +222,4 @@ class WatchEvent(Wire):
     domains: dict[str, DomainState | None] = {}
     logical_volumes: dict[str, LogicalVolumeState | None] = {}
     operations: dict[str, OperationState | None] = {}
+    gone: dict[str, str | None] = {}

@@ -22,7 +22,7 @@ from controller.domain.world import NO_ANSWER_YET
 
 log = structlog.get_logger(__name__)
 
-SECTIONS = ("volumes", "vms", "domains", "logical_volumes", "operations")
+SECTIONS = ("volumes", "vms", "domains", "logical_volumes", "operations", "gone")
 SCALARS = ("facts", "term", "desired", "problems")
 FIRST_RETRY, LAST_RETRY = 0.2, 5.0
 GRACE_SECONDS = 3.0

@@ -13,7 +13,7 @@ from controller.domain.placement import place_vm
 from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM
 from controller.domain.vm_case import VmCase
 from controller.domain.vm_report import RETRY_SECONDS, Report, ended_how
-from controller.domain.world import World, vm_on
+from controller.domain.world import HostView, World, vm_on
 
 WAITS = (
     *("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen"),
@@ -351,10 +351,11 @@ def _delete(case: VmCase) -> Decision:
             left = ", ".join(f"{domain.name} (id {domain.domid})" for domain in case.domains(name))
             refusal = Refusal(reason="DomainLeft", message=f"{name} still has domain {left}; it must go first")
             return report.stalled("Deleting", refusal).decision()
+    removal = DomainRemoval(term=case.world.term, uid=case.uid, epoch=max(grants.highest_epoch(case), 1))
     removals = tuple(
-        DeleteDomain(name, case.name, DomainRemoval(term=case.world.term, uid=case.uid, epoch=known.epoch))
+        DeleteDomain(name, case.name, removal)
         for name, host in case.world.objects.hosts().items()
-        if (known := vm_on(host, case.uid)) is not None
+        if vm_on(host, case.uid) is not None or _may_come_late(case, host)
     )
     if not removals:
         return Decision(finalizer="remove")
@@ -365,3 +366,8 @@ def _delete(case: VmCase) -> Decision:
     report.progressing("Deleting", "Forgetting", "the agents forget the VM")
     report.look_again = RETRY_SECONDS
     return report.decision()
+
+
+def _may_come_late(case: VmCase, host: HostView) -> bool:
+    """A request to start it there could still be under way: its agent must know that the VM is gone for good."""
+    return host is case.home and host.live is not None and case.uid not in host.live.gone

@@ -23,6 +23,8 @@ def concerned(cache: Cache, change: HostChange) -> Iterator[ObjectKey]:
     for section, name, old, new in change.entries:
         if section == "host" or (section == "domains" and (old is None) != (new is None)):
             yield node
+        if section == "volumes" and new is not None and new.uid is not None and cache.by_uid(new.uid) is None:
+            yield node  # which gives up the names that are kept for nobody
         if section != "host":
             yield from _entry(cache, section, name, old, new)
 
@@ -47,6 +49,8 @@ def _entry(cache: Cache, section: str, name: str, old: Any, new: Any) -> Iterato
         case "domains":
             if not _only_time_passed(old, new):
                 yield from _domain(cache, one)
+        case "gone":
+            yield from _known(cache, name)
         case "operations":
             yield from _known(cache, one.subject_uid)
         case "logical_volumes":

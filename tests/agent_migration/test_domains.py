@@ -275,6 +275,21 @@ async def test_forgetting_a_vm(running: Pair) -> None:
     await running.at("mk1").domains.remove(NAME, removal)  # again: nothing to do
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_comes_for_a_forgotten_vm_is_too_late(pair: Pair, known: bool) -> None:
+    """Also where nothing was known of it, and after the agent's restart: a deleted VM has no second life."""
+    if known:
+        await pair.wish("mk1", state="Stopped")
+    removal = DomainRemoval(term=1, uid=UID, epoch=1)
+    await pair.at("mk1").domains.remove(NAME, removal)
+    await refused("Gone", pair.wish("mk1", epoch=2))
+    await pair.agents["mk1"].kill()
+    await pair.start("mk1")
+    assert UID in pair.at("mk1").observer.state.gone
+    await refused("Gone", pair.wish("mk1", epoch=2))
+    assert pair.running() == ()
+
+
 async def test_a_hung_xl_holds_up_its_answer_alone(running: Pair) -> None:
     """Nothing that cannot be read counts as absent: no domain is made beside the one that is there."""
     running.simulation.hang("mk1", "xl")

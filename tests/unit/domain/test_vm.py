@@ -135,6 +135,19 @@ def test_deletion_stops_first_then_every_agent_forgets():
     (forget,) = worlds.decide_vm().requests
     assert isinstance(forget, DeleteDomain)
     worlds.tell("mk1", vms={})
+    assert worlds.decide_vm().finalizer is None, "a request to start it could still be under way"
+    worlds.tell("mk1", gone={VM_UID: "2027-01-01T00:00:00.000Z"})
+    assert worlds.decide_vm().finalizer == "remove"
+
+
+def test_a_vm_that_its_agent_never_heard_of_is_forgotten_there_before_it_goes():
+    worlds = howto(created=True)
+    worlds.commit("XenVM", "shaolin", worlds.decide_vm())
+    worlds.delete("XenVM", "shaolin")
+    (forget,) = worlds.decide_vm().requests
+    assert isinstance(forget, DeleteDomain)
+    assert forget.host == "mk1"
+    worlds.tell("mk1", gone={VM_UID: "2027-01-01T00:00:00.000Z"})
     assert worlds.decide_vm().finalizer == "remove"
 
 
