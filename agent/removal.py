@@ -32,6 +32,9 @@ class Removal:
             await self._check_nothing_is_left(resource, removal)
             return
         record = self._volumes.owned(resource, removal.uid)
+        if removal.policy == "Unreserve":
+            await self._unreserve(resource, record)
+            return
         if record.removal is not None and record.removal.policy != removal.policy:
             raise Refused("BeingDeleted", f"{resource} is being deleted with policy {record.removal.policy}")
         await self._check_unused(resource, record)
@@ -45,6 +48,20 @@ class Removal:
             record = self._volumes.record(resource)
             if record is not None and record.removal is not None:
                 await self.begin(resource, record.removal)
+
+    async def _unreserve(self, resource: str, record: VolumeRecord) -> None:
+        """Nothing was ever made for it, by the journal and by what is here: the names are free again."""
+        uid = record.desired.uid
+        volumes = await self._context.observer.read_logical_volumes()
+        made = [f"logical volume {key}" for key, one in volumes.items() if one.owner_uid == uid]
+        made += ["its configuration"] if resource in await self._context.observer.read_configured() else []
+        made += ["DRBD in the kernel"] if resource in await self._context.observer.read_drbd() else []
+        begun = (record.volume, record.metadata) != ("none", "none") or record.removal is not None
+        if made or begun:
+            what = ", ".join(made) or "what the journal says was begun"
+            raise Refused("NotOnlyReserved", f"{self._context.node} has more of {resource} than its names: {what}")
+        self._volumes.forget(resource)
+        self._context.log(object=resource).info("reservation given up")
 
     async def _steps(self, resource: str, record: VolumeRecord, removal: VolumeRemoval) -> None:
         await self._take_down(resource, record)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from agent.protocol import HostDesired, HostFacts, HostState, Refusal
+from agent.protocol import HostDesired, HostFacts, HostState, Refusal, VolumeRemoval, VolumeState
 from controller.api.common import bytes_quantity, mib_quantity
 from controller.api.xennode import NodeMemory, NodeVolumeGroup, XenNode, XenNodeStatus
-from controller.domain.actions import FINALIZER, Decision, Event, PutHost, Refused, due, refusal_of
+from controller.domain.actions import (
+    FINALIZER,
+    Decision,
+    DeleteVolume,
+    Event,
+    PutHost,
+    Refused,
+    Request,
+    due,
+    refusal_of,
+)
 from controller.domain.conditions import Conditions
 from controller.domain.world import NO_ANSWER_YET, World
 
@@ -24,7 +34,7 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
     conditions = Conditions(node.status.conditions, node.metadata.generation, world.now)
     status = node.status
     events: list[Event] = []
-    requests: tuple[PutHost, ...] = ()
+    requests: tuple[Request, ...] = ()
     live = view.live
     if node.spec.out_of_service:
         conditions.set("Ready", "False", "OutOfService", "off, by a person's word; nothing is started here")
@@ -43,6 +53,7 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         if live.desired != desired:
             requests = (PutHost(node.name, desired),)
         phase = _show(node, live, conditions, refusal_of(requests, refused), events)
+        requests = (*requests, *_unreserve(world, node, live))
     if live is not None:
         status = _facts(world, node, live)
     status = status.model_copy(
@@ -120,6 +131,26 @@ def _desired(world: World, node: XenNode) -> HostDesired:
         relocation_port=spec.relocation.port,
         relocation_allow_from=spec.relocation.allow_from,
     )
+
+
+def _unreserve(world: World, node: XenNode, live: HostState) -> tuple[DeleteVolume, ...]:
+    """Names kept here for a volume that is no more: a request was under way when its object went.
+
+    Only where nothing was made for it; the agent looks again itself. Should the object be there after all, its names
+    are reserved anew.
+    """
+    return tuple(
+        DeleteVolume(node.name, view.resource, VolumeRemoval(term=world.term, uid=view.uid, policy="Unreserve"))
+        for view in live.volumes.values()
+        if view.uid is not None
+        and (view.logical_volume, view.metadata, view.configured, view.forced) == (None, "none", False, False)
+        and not _is_there(world, view)
+    )
+
+
+def _is_there(world: World, view: VolumeState) -> bool:
+    volume = world.objects.volume((view.namespace or "", view.name or ""))
+    return volume is not None and volume.metadata.uid == view.uid
 
 
 def _facts(world: World, node: XenNode, live: HostState) -> XenNodeStatus:

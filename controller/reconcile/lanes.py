@@ -75,6 +75,14 @@ class Lanes:
                 _drop(one, request, unless=request)
             self._start(key, one, one.lanes.setdefault(host, _Lane()), tuple(wanted))
 
+    def under_way(self, key: ObjectKey) -> bool:
+        """Is anything being asked for the object? It is then looked at as soon as that is answered."""
+        one = self._objects.get(key)
+        busy = [lane for lane in one.lanes.values() if lane.task is not None] if one else []
+        for lane in busy:
+            lane.wanted = True
+        return bool(busy)
+
     def forget(self, key: ObjectKey) -> None:
         """The object is gone. What is under way ends by itself."""
         self._objects.pop(key, None)

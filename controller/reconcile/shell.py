@@ -145,6 +145,8 @@ class Shell:
     async def _commit(self, key: ObjectKey, found: ApiObject, decision: Decision) -> str:
         after = finalizers_after(found, decision.finalizer, FINALIZER) if decision.finalizer else None
         if after is not None:
+            if decision.finalizer == "remove" and self.lanes.under_way(key):
+                return "waiting"  # what is being asked could leave something behind that nobody looks after
             await self._write(key, "finalizer", partial(self._writer.put_finalizers, key, found, after))
             if decision.finalizer == "remove":
                 return "released"

@@ -19,6 +19,8 @@ def decide(world: World, found: ApiObject, refused: tuple[Refused, ...]) -> Deci
 
 
 def concerned(cache: Cache, change: Change) -> Iterator[ObjectKey]:
-    """The VMs that have it as a disk."""
+    """The VMs that have it as a disk; its hosts when it is gone, which may keep names for it."""
     _, namespace, name = change.key
     yield from cache.users((namespace, name))
+    if change.new is None and isinstance(change.old, DrbdVolume):
+        yield from (("XenNode", "", node) for node in change.old.status.nodes)

@@ -412,3 +412,31 @@ async def test_a_failed_disk_is_not_attached_again(fleet: Fleet) -> None:
     found = await refused(fleet.put_volume("mk1", role="Primary"))
     assert found["reason"] == "DiskFailed"
     assert (await fleet.volume("mk1")).disk == "Diskless"
+
+
+async def test_a_reservation_is_given_up_and_nothing_else(fleet: Fleet) -> None:
+    await fleet.put_volume_ok("mk1", level="Reserved")
+    assert await fleet.remove_volume("mk1", "Unreserve") == (204, None)
+    assert (await fleet.state("mk1")).volumes == {}
+    assert await fleet.remove_volume("mk1", "Unreserve") == (204, None)  # again: done already
+    await fleet.put_volume_ok("mk1", level="Provisioned")
+    found = await refused(fleet.remove_volume("mk1", "Unreserve"))
+    assert found["reason"] == "NotOnlyReserved"
+    assert "vg0/vm_shaolin" in found["message"]
+    assert "vm_shaolin" in (await fleet.state("mk1")).volumes
+    assert await fleet.remove_volume("mk1", "Retain") == (204, None)
+
+
+async def test_a_reservation_is_kept_while_it_cannot_be_seen_that_nothing_was_made(fleet: Fleet) -> None:
+    await fleet.put_volume_ok("mk1", level="Reserved")
+    host = fleet.simulation.hosts["mk1"]
+    real = host.programs["lvs"]
+
+    async def broken(_: SimulatedHost, argv: list[str], __: bytes) -> Completed:
+        return failed(argv, 5, "Cannot allocate memory")
+
+    host.add_command("lvs", broken)
+    assert (await fleet.remove_volume("mk1", "Unreserve"))[0] != 204
+    assert "vm_shaolin" in (await fleet.state("mk1")).volumes
+    host.programs["lvs"] = real
+    assert await fleet.remove_volume("mk1", "Unreserve") == (204, None)

@@ -31,7 +31,7 @@ CREATE = (
 )
 MOVE = ("Operate mk2 migrate-receive", "Operate mk1 migrate-send")
 WRITES = tuple(f"{kind} {what}" for kind in ("DrbdVolume", "XenVM") for what in ("finalizer", "status", "status 2"))
-LAST_WRITES = ("DrbdVolume status 3", "XenVM status 3")
+LAST_WRITES = ("XenVM status 3",)
 MOVE_WRITES = ("XenVM status", "XenVM status 2")
 
 

@@ -33,13 +33,14 @@ class Client:
     def __init__(self, story: list[str]) -> None:
         self.story = story
         self.hangs = False
+        self.go_on = asyncio.Event()
         self.no: Refusal | None = None
         self.preflights = 0
 
     async def send(self, request: Request) -> None:
         self.story.append(f"sent {request.host}")
         if self.hangs:
-            await asyncio.Event().wait()
+            await self.go_on.wait()
         if self.no is not None:
             raise AgentRefused(self.no)
 
@@ -225,6 +226,25 @@ async def test_a_host_that_hangs_holds_up_no_other_host_and_no_other_decision(se
     await asyncio.wait_for(setting.look(), 10)
     assert setting.volume.status.device is not None
     assert setting.story.count("sent mk1") == 1
+
+
+async def test_an_object_is_let_go_only_when_nothing_is_asked_for_it_any_more(setting: Setting) -> None:
+    """What is under way could leave something on the host that nobody looks after."""
+    setting.decide = lambda *_: Decision(finalizer="add")
+    await setting.look()
+    client = setting.connections.clients["mk1"]
+    client.hangs = True
+    setting.decide = lambda *_: Decision(requests=(remove("mk1"),))
+    await asyncio.wait_for(setting.look(), 10)
+    setting.decide = lambda *_: Decision(finalizer="remove")
+    await asyncio.wait_for(setting.look(), 10)
+    assert setting.volume.metadata.finalizers == (FINALIZER,)
+    client.hangs = False
+    client.go_on.set()
+    assert await asyncio.wait_for(setting.queue.get(), 10) == setting.key
+    setting.queue.done(setting.key)
+    await setting.look()
+    assert setting.volume.metadata.finalizers == ()
 
 
 async def test_a_refusal_is_told_to_the_next_decision(setting: Setting) -> None:

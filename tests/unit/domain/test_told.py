@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.protocol import Refusal, RestartState
+from agent.protocol import LogicalVolumeState, Refusal, RestartState
 from controller.api.xennode import XenNode
-from controller.domain.actions import PASSING_SECONDS, PutDomain, PutHost, PutVolume, Refused
+from controller.domain.actions import PASSING_SECONDS, DeleteVolume, PutDomain, PutHost, PutVolume, Refused
 from controller.domain.node import decide_node
 from controller.domain.world import NO_ANSWER_YET
 from tests.unit.domain.worlds import (
@@ -169,6 +169,37 @@ def test_a_host_that_a_vm_moves_to_is_not_forgotten():
     decision = decide_node(worlds.world, node)
     assert decision.finalizer is None
     assert "still here: XenVM shaolin" in conditions(decision)["Stalled"].message
+
+
+LATE_UID = "dddddddd-0000-4000-8000-000000000004"
+RESERVED = {
+    "uid": LATE_UID, "logical_volume": None, "metadata": "none", "configured": False, "forced": False,
+    "peer": None, "disk": "Diskless",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("update", "given_up"),
+    [
+        ({}, True),
+        ({"uid": VOLUME_UID}, False),
+        ({"uid": None}, False),
+        ({"configured": True}, False),
+        ({"metadata": "unknown"}, False),
+        ({"forced": True}, False),
+        ({"logical_volume": LogicalVolumeState(group="vg0", name="vm_shaolin", size=1 << 20)}, False),
+    ],
+)
+def test_names_that_are_kept_for_a_volume_that_is_no_more_are_given_up(update, given_up):
+    """And nothing else: what anything was made for is somebody's, whatever this cluster knows of it."""
+    worlds = howto(created=True)
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(**{**RESERVED, **update})})
+    node = worlds.cache.get(("XenNode", "", "mk1"))
+    assert isinstance(node, XenNode)
+    found = asked(decide_node(worlds.world, node), DeleteVolume)
+    assert [(one.resource, one.body.uid, one.body.policy) for one in found] == (
+        [("vm_shaolin", LATE_UID, "Unreserve")] if given_up else []
+    )
 
 
 def test_a_new_host_is_no_alarm_before_its_agent_failed_to_answer():

@@ -124,6 +124,17 @@ def test_a_volume_concerns_the_vms_that_name_it(cache: Cache) -> None:
     assert set(volumes.concerned(cache, Change(V, None, None))) == {A}
 
 
+def test_names_that_are_kept_for_nobody_concern_the_host(cache: Cache) -> None:
+    late = VolumeState(resource="v", uid="dddddddd-0000-0000-0000-000000000000", namespace="default", name="v")
+    assert MK1 in told(cache, "volumes", "v", late)
+    assert MK1 not in told(cache, "volumes", "v", None, late)
+    gone = cache.upsert(volume("w", status={"nodes": ["mk1", "mk2"]}))
+    assert gone is not None
+    gone = cache.remove_key(gone.key, gone.new.metadata.uid if gone.new else "")
+    assert gone is not None
+    assert set(volumes.concerned(cache, gone)) == {MK1, ("XenNode", "", "mk2")}
+
+
 # --- the view ---------------------------------------------------------------------------------------------------------
 
 
