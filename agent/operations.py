@@ -176,6 +176,7 @@ class Operations:
         self._handlers: dict[OperationKind, Handler] = {}
         self._repeatable: set[OperationKind] = set()
         self._operations: dict[str, Operation] = {}
+        self._open: list[Operation] = []  # every one that has not ended, and some that have
 
     def register(self, kind: OperationKind, handler: Handler, *, repeatable: bool = False) -> None:
         """`repeatable`: one that failed runs again when its id is asked for again; by default it stays failed."""
@@ -188,6 +189,7 @@ class Operations:
         for key, value in self._context.journal.items("operations"):
             operation = Operation(self._context, OperationRecord.model_validate(value))
             self._operations[key] = operation
+            self._open.append(operation)
             self._context.observer.put_operation(operation.state)
 
     def resume_all(self) -> None:
@@ -237,11 +239,8 @@ class Operations:
 
     def running(self, subject_uid: str | None = None) -> list[Operation]:
         """Those that have not ended, of one subject or of all."""
-        return [
-            operation
-            for operation in self._operations.values()
-            if operation.running and subject_uid in (None, operation.state.subject_uid)
-        ]
+        self._open = [operation for operation in self._open if operation.running]
+        return [one for one in self._open if subject_uid in (None, one.state.subject_uid)]
 
     def _to_repeat(self, operation: Operation) -> bool:
         return operation.state.outcome == "Failed" and operation.state.kind in self._repeatable
@@ -268,6 +267,7 @@ class Operations:
         operation = Operation(self._context, OperationRecord(request=request, state=state))
         operation.save()
         self._operations[request.id] = operation
+        self._open.append(operation)
         operation._log().info("operation accepted", term=request.term)
         self._forget_old()
         return operation

@@ -42,7 +42,7 @@ DRAIN_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 STUCK_SECONDS = 300.0
 KOPF_SECONDS = 5.0
-BURST_SECONDS = 0.05
+BURST_SECONDS, LONGEST_BURST_SECONDS = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -351,9 +351,13 @@ class Controller:
         state = supervisor.state if supervisor else None
         if state is not None and state.term > self.elector.term and self.elector.leading:
             self._spawn_quietly(self._raise_term(state.term))
-        seconds = BURST_SECONDS if hosts.may_wait(change) else 0.0
+        seconds = self._burst() if hosts.may_wait(change) else 0.0
         for key in hosts.concerned(self.cache, change):
             self.queue.add_after(key, seconds)
+
+    def _burst(self) -> float:
+        """Longer the more objects wait already: more of their news is seen by one look then."""
+        return min(LONGEST_BURST_SECONDS, BURST_SECONDS * (1 + len(self.queue) / self.options.workers))
 
     async def _raise_term(self, promised: int) -> None:
         if await self.elector.raise_term(promised):

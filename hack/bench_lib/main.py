@@ -36,7 +36,7 @@ class Sizes:
     start_hosts: int
 
 
-FULL = Sizes(moves=40, hundred=100, settled=1_000, settled_seconds=60.0, start=5_000, hosts=20, start_hosts=50)
+FULL = Sizes(moves=40, hundred=100, settled=1_000, settled_seconds=60.0, start=5_000, hosts=20, start_hosts=20)
 QUICK = Sizes(moves=5, hundred=10, settled=20, settled_seconds=10.0, start=30, hosts=4, start_hosts=4)
 
 

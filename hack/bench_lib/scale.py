@@ -14,7 +14,7 @@ from bench_lib.stage import Failed, Stage
 
 SETTLED_CPU, SETTLED_RSS, START_SECONDS = 2.0, 250.0, 60.0
 SAMPLE_SECONDS = 1.0
-BATCH = 250  # VMs that are applied at a time to grow the population
+BATCH = 500  # VMs that are applied at a time to grow the population
 QUIET_SECONDS = 10.0  # nothing but the Lease is written for so long before what is settled is measured
 START_LIMIT = 900.0
 OBJECTS_PER_VM = 2
