@@ -214,7 +214,8 @@ class Drbd:
         try:
             await self._host.write_text(new, text)
             if replaces:
-                # The parser refuses a resource that is there twice, so the one in use is left out
+                # The parser refuses a resource that is there twice, so the one in use is left out; --config-to-exclude
+                # would do that, too, but 8.4's drbdadm does not know it
                 await self._host.write_text(others, await self._all_but(path))
             await self.validate(new, base=others if replaces else None)
             await self._host.write_text(path, text)

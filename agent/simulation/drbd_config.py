@@ -182,12 +182,12 @@ def parse_file(path: str, text: str) -> FileConfig:
 _whole: weakref.WeakKeyDictionary[VirtualFiles, tuple[int, list[ResourceConfig]]] = weakref.WeakKeyDictionary()
 
 
-def parse(files: VirtualFiles, main: str = MAIN, *, test: str | None = None, exclude: str = "") -> list[ResourceConfig]:
+def parse(files: VirtualFiles, main: str = MAIN, *, test: str | None = None) -> list[ResourceConfig]:
     """All resources that `main` and what it includes configure, checked together with the file `test`.
 
     Raises ConfigError, FileNotFoundError when `main` or `test` is not there.
     """
-    plain = main == MAIN and test is None and not exclude
+    plain = main == MAIN and test is None
     if plain and (known := _whole.get(files)) is not None and known[0] == files.revision:
         return known[1]
     resources: list[ResourceConfig] = []
@@ -199,7 +199,7 @@ def parse(files: VirtualFiles, main: str = MAIN, *, test: str | None = None, exc
         for part in found.common:
             common = _with_common(common, part)
         for pattern in found.includes:
-            waiting += [other for other in _matching(files, path, pattern) if other != exclude]
+            waiting += _matching(files, path, pattern)
     merged = [_with_common(resource, common) for resource in resources]
     _check(merged)
     if plain:

@@ -227,13 +227,17 @@ COMMANDS: dict[str, Function] = {
 async def run(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
     """The whole program."""
     call = Call(host)
+    if unknown := next((word for word in argv if word.split("=")[0] in ("-E", "--config-to-exclude")), ""):
+        # 9's own: 8.4's drbdadm, to which 9.22 hands over before it reads its options, does not know it
+        what = "invalid option -- 'E'" if unknown == "-E" else f"unrecognized option '{unknown}'"
+        return failed(argv, USAGE, f"drbdadm: {what}\ntry 'drbdadm help'\n")
     command, names, files = _command_line(argv[1:], call)
     if command == "--version":
         return Completed(tuple(argv), 0, VERSION, "")
     if command not in COMMANDS and command not in {"sh-nop", "sh-resources"}:
         return failed(argv, USAGE, f"drbdadm: unknown command '{command}'.\nTry 'drbdadm help'\n")
     try:
-        resources = parse(host.files, files.get("c", MAIN), test=files.get("t"), exclude=files.get("E", ""))
+        resources = parse(host.files, files.get("c", MAIN), test=files.get("t"))
     except ConfigError as error:
         return failed(argv, BAD_CONFIG, str(error))
     except FileNotFoundError as error:
@@ -293,14 +297,14 @@ def _named(name: str, resources: list[ResourceConfig], host: str) -> ResourceCon
 
 
 def _command_line(argv: Sequence[str], call: Call) -> tuple[str, list[str], dict[str, str]]:
-    """(command, resources, files given by -c, -t and -E). Options for the tools underneath go to the call."""
+    """(command, resources, files given by -c and -t). Options for the tools underneath go to the call."""
     files: dict[str, str] = {}
-    long_names = {"--config-file": "c", "--config-to-test": "t", "--config-to-exclude": "E"}
+    long_names = {"--config-file": "c", "--config-to-test": "t"}
     words = iter(argv)
     command, names = "", []
     for word in words:
         name, separator, value = word.partition("=")
-        if word in {"-c", "-t", "-E"} or name in long_names:
+        if word in {"-c", "-t"} or name in long_names:
             files[long_names.get(name, word[1:2])] = value if separator else next(words, "")
         elif word in {"--version", "-V"}:
             return "--version", [], files

@@ -124,11 +124,16 @@ async def test_a_new_version_is_tested_in_place_of_the_old_one(tmp_path: Path) -
         new = f"{CONFIG}.new"
         await one.mk1.write_text(new, config(rate="5M"))
         assert (await one.run(one.mk1, "drbdadm", "-t", new, "sh-nop")).exit == 10  # it is there twice
-        exclude = ("--config-to-test", new, "--config-to-exclude", CONFIG, "sh-nop")
-        assert (await one.run(one.mk1, "drbdadm", *exclude)).exit == 0
+        refused = await one.run(one.mk1, "drbdadm", "--config-to-test", new, "--config-to-exclude", CONFIG, "sh-nop")
+        assert refused.exit == 1
+        assert refused.stderr.startswith("drbdadm: unrecognized option '--config-to-exclude'\n")
+        others = f"{CONFIG}.others"
+        await one.mk1.write_text(others, 'include "/etc/drbd.d/global_common.conf";\n')
+        instead = ("-c", others, "--config-to-test", new, "sh-nop")
+        assert (await one.run(one.mk1, "drbdadm", *instead)).exit == 0
         assert (await one.run(one.mk1, "drbdadm", "-c", new, "sh-nop")).exit == 0
         await one.mk1.write_text(new, config(rate="5 parsecs"))
-        assert (await one.run(one.mk1, "drbdadm", *exclude)).exit == 10
+        assert (await one.run(one.mk1, "drbdadm", *instead)).exit == 10
 
 
 async def test_who_is_meant(tmp_path: Path) -> None:
