@@ -7,6 +7,7 @@ unknown. Only reads are repeated here; a request that changes something is repea
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import time
@@ -56,7 +57,7 @@ REQUEST_SECONDS = 30.0
 VOLUME_SECONDS = 90.0  # lvcreate, metadata, drbdadm: each has its own limit in the agent
 DOMAIN_SECONDS = 60.0
 SILENCE_SECONDS = 25.0  # two heartbeats of the watch and a half
-CONNECTIONS = 16  # to one agent at a time
+READS, VOLUMES, OTHERS = 8, 12, 12  # requests to one agent at a time, but for the watch
 LINE_LIMIT = 256 * 1024 * 1024  # bytes of one line of the watch: a snapshot of a very large host
 RELOAD_SECONDS = 5.0
 
@@ -129,12 +130,18 @@ def _version(file: Path) -> tuple[int, ...] | None:
 
 
 class AgentClient:
-    """One agent at one address. Use as a context manager, or call `close`."""
+    """One agent at one address. Use as a context manager, or call `close`.
+
+    Reads, requests about volumes and all others have their own share of what may be under way: when LVM or DRBD hangs
+    there, what hangs is volumes.
+    """
 
     def __init__(self, node: str, address: str, port: int, tls: ClientTls) -> None:
         self.node = node
         self._base, self._tls = f"https://{address}:{port}", tls
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS))
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._reads, self._volumes = asyncio.Semaphore(READS), asyncio.Semaphore(VOLUMES)
+        self._others = asyncio.Semaphore(OTHERS)
 
     async def __aenter__(self) -> AgentClient:
         return self
@@ -181,11 +188,11 @@ class AgentClient:
 
     async def put_volume(self, body: VolumeDesired) -> VolumeState:
         return VolumeState.model_validate_json(
-            await self._send("PUT", f"/v1/volumes/{body.resource}", body, VOLUME_SECONDS)
+            await self._send("PUT", f"/v1/volumes/{body.resource}", body, VOLUME_SECONDS, self._volumes)
         )
 
     async def delete_volume(self, resource: str, body: VolumeRemoval) -> None:
-        await self._send("DELETE", f"/v1/volumes/{resource}", body, VOLUME_SECONDS)
+        await self._send("DELETE", f"/v1/volumes/{resource}", body, VOLUME_SECONDS, self._volumes)
 
     async def put_domain(self, body: DomainDesired) -> VmState:
         return VmState.model_validate_json(await self._send("PUT", f"/v1/domains/{body.name}", body, DOMAIN_SECONDS))
@@ -232,32 +239,40 @@ class AgentClient:
             reraise=True,
         )
         try:
-            data: bytes = await patience(self._send, method, path, body, seconds)
+            data: bytes = await patience(self._send, method, path, body, seconds, self._reads)
             return answer.model_validate_json(data)
         except ValidationError as error:
             raise Unreachable(f"{self.node}: the answer is not understood: {error}") from error
 
-    async def _send(self, method: str, path: str, body: BaseModel | None, seconds: float) -> bytes:
-        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+    async def _send(
+        self, method: str, path: str, body: BaseModel | None, seconds: float, share: asyncio.Semaphore | None = None
+    ) -> bytes:
+        """`seconds`: until the answer is here, the wait for a place in its share included."""
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         data = None if body is None else body.model_dump_json().encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.request(
-                method,
-                self._base + path,
-                data=data,
-                headers=headers,
-                timeout=limit,
-                ssl=self._tls.context(),
-                server_hostname=self.node,
-                allow_redirects=False,
-            ) as response:
+            async with (
+                asyncio.timeout(seconds),
+                share or self._others,
+                self._session.request(
+                    method,
+                    self._base + path,
+                    data=data,
+                    headers=headers,
+                    timeout=limit,
+                    ssl=self._tls.context(),
+                    server_hostname=self.node,
+                    allow_redirects=False,
+                ) as response,
+            ):
                 answer = await response.read()
                 if response.status not in (200, 201, 202, 204):
                     raise _failure(response.status, answer)
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{self.node}: {_said(error)}") from error
+            late = isinstance(error, TimeoutError) and not str(error)
+            raise Unreachable(f"{self.node}: {f'no answer within {seconds:g} s' if late else _said(error)}") from error
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
