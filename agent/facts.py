@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from agent.core import Context
+from agent.core import Context, time_text
 from agent.drivers.drbd import kernel_version
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
@@ -27,7 +27,12 @@ async def read_facts(context: Context, known: HostFacts) -> tuple[HostFacts, dic
     except (DriverError, CommandTimedOut, OSError) as error:
         problems["LvmUnreadable"] = error
     update["relocation_listening"] = context.migration.port != 0
+    update["certificate_expires_at"] = certificate_expiry(context)
     return facts.model_copy(update=update), problems
+
+
+def certificate_expiry(context: Context) -> str:
+    return time_text(context.credentials.expires.timestamp())
 
 
 def put_facts(context: Context, **facts: object) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
 from agent.core import Context, Refused
 from agent.drivers.errors import DriverError
+from agent.facts import certificate_expiry, put_facts
 from agent.host import CommandTimedOut
 from agent.journal import JournalError
 from agent.promises import Promises
@@ -84,17 +85,20 @@ class Server:
         self._site = web.TCPSite(self._runner, self._address or None, self._wanted, ssl_context=tls)
         await self._site.start()
         self.port = int(self._runner.addresses[0][1])
-        self._context.tasks.spawn(self._follow_authority(), name="server: certificates")
+        self._context.tasks.spawn(self._follow_certificates(), name="server: certificates")
 
-    async def _follow_authority(self) -> None:
-        """With a new CA, whoever got in by the old one has to come again. What a request began goes on."""
+    async def _follow_certificates(self) -> None:
+        """Renewed ones are shown. With a new CA, whoever got in by the old one has to come again; work goes on."""
         credentials = self._context.credentials
-        known = credentials.authority
+        authority, expires = credentials.authority, credentials.expires
         while True:
             await self._context.host.sleep(CERTIFICATES_SECONDS)
             credentials.refresh()
-            if credentials.authority != known:
-                known = credentials.authority
+            if credentials.expires != expires:
+                expires = credentials.expires
+                put_facts(self._context, certificate_expires_at=certificate_expiry(self._context))
+            if credentials.authority != authority:
+                authority = credentials.authority
                 self._context.log().info("new certificate authority: connections are closed")
                 self._close_connections()
 

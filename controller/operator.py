@@ -169,7 +169,8 @@ class Controller:
             changed=self._changed,
             on_step=options.on_step,
         )
-        self.metrics.watch(self.cache, self.queue, self.api, self._hosts, lambda: self.recorder.dropped)
+        expiries = self.supervisors.certificates
+        self.metrics.watch(self.cache, self.queue, self.api, self._hosts, lambda: self.recorder.dropped, expiries)
         self.health: HealthServer | None = None
         self.started = asyncio.Event()  # leading, and every object was put on the queue
         self._acting = False

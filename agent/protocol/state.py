@@ -30,6 +30,7 @@ class HostFacts(Wire):
     bridges: tuple[str, ...] | None = None
     volume_groups: tuple[VolumeGroupState, ...] | None = None
     relocation_listening: bool = False
+    certificate_expires_at: str | None = None  # the agent's own certificate, RFC 3339
 
 
 class LogicalVolumeState(Wire):

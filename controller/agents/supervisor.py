@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -217,6 +218,12 @@ class Supervisors:
             self._stopping.add(task)
             self._notify(HostChange(node, connection=True))
             task.add_done_callback(self._stopping.discard)
+
+    def certificates(self) -> dict[str, datetime]:
+        """When they expire, by whose they are: the agents' as last told, and "controller"."""
+        told = {one.node: one.state.facts.certificate_expires_at for one in self._by_node.values() if one.state}
+        found = {node: datetime.fromisoformat(expires) for node, expires in told.items() if expires}
+        return found | ({"controller": self._tls.expires} if self._tls.expires else {})
 
     async def settle(self, seconds: float) -> None:
         """Wait until every agent has answered or failed to for the first time, but no longer than that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -49,9 +50,12 @@ class Metrics:
         api: ApiServer,
         hosts: Callable[[], dict[str, bool]],
         dropped: Callable[[], int],
+        certificates: Callable[[], dict[str, datetime]] = dict,
     ) -> None:
-        """Show these at each scrape. `hosts`: connected or not by name; `dropped`: Events that were not posted."""
-        self.registry.register(_Observed(cache, queue, api, hosts, dropped))
+        """Show these at each scrape. `hosts`: connected or not by name; `dropped`: Events that were not posted;
+        `certificates`: when they expire, by whose they are.
+        """
+        self.registry.register(_Observed(cache, queue, api, hosts, dropped, certificates))
 
     def changed(self, change: Change) -> None:
         """Count what an object's change tells."""
@@ -73,7 +77,9 @@ class _Observed:
         api: ApiServer,
         hosts: Callable[[], dict[str, bool]],
         dropped: Callable[[], int],
+        certificates: Callable[[], dict[str, datetime]],
     ) -> None:
+        self._certificates = certificates
         self._cache, self._queue, self._api, self._hosts, self._dropped = cache, queue, api, hosts, dropped
 
     def collect(self) -> Iterator[Metric]:
@@ -94,6 +100,13 @@ class _Observed:
         for host, is_connected in self._hosts().items():
             connected.add_metric([host], float(is_connected))
         yield connected
+        expiry = GaugeMetricFamily(
+            "xentandem_certificate_expiry_seconds", "Time until the certificate expires.", labels=["of"]
+        )
+        now = datetime.now(UTC)
+        for whose, expires in self._certificates().items():
+            expiry.add_metric([whose], (expires - now).total_seconds())
+        yield expiry
         yield from self._objects()
 
     def _objects(self) -> Iterator[Metric]:

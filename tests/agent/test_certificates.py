@@ -7,6 +7,7 @@ import os
 import shutil
 import ssl
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import aiohttp
@@ -18,7 +19,7 @@ from structlog.testing import capture_logs
 from agent import pki, server
 from agent.core import TlsFiles
 from agent.daemon import Agent
-from agent.protocol import WatchEvent
+from agent.protocol import HostState, WatchEvent
 from agent.simulation.cluster import Simulation
 from agent.tls import Credentials, TlsError, client_context
 
@@ -63,6 +64,20 @@ async def test_the_next_handshake_shows_the_renewed_one(fleet: Fleet) -> None:
         await fleet.put_volume_ok("mk1")
         following = await anext(events)
         assert following.revision > first.revision, "what was open stays open"
+
+
+async def test_when_it_expires_is_told_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CERTIFICATES_SECONDS", 0.05)
+    await fleet.restart("mk1")
+    for days in (1, 300):
+        files = pki.issue_agent(fleet.authority, "mk1", fleet.directory / "pki" / "mk1", days=days)
+        expires = x509.load_pem_x509_certificate(files.certificate.read_bytes()).not_valid_after_utc
+
+        def told(state: HostState, expires: datetime = expires) -> bool:
+            said = state.facts.certificate_expires_at
+            return said is not None and datetime.fromisoformat(said) == expires
+
+        await fleet.becomes("mk1", f"expires {expires}", told)
 
 
 async def test_half_of_a_renewal_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:

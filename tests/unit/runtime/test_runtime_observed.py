@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -57,6 +58,15 @@ async def test_objects_are_counted_by_phase_and_by_why_they_are_not_ready() -> N
     assert value("xentandem_agent_connected", {"host": "mk1"}) == 1
     assert value("xentandem_agent_connected", {"host": "mk2"}) == 0
     assert value("xentandem_events_dropped_total") == 3
+
+
+async def test_how_long_certificates_are_still_good() -> None:
+    metrics, now = Metrics(), datetime.now(UTC)
+    ends = {"mk1": now + timedelta(days=30), "controller": now - timedelta(days=1)}
+    metrics.watch(Cache(), WorkQueue(), ApiServer(), dict, lambda: 0, lambda: ends)
+    value = metrics.registry.get_sample_value
+    assert value("xentandem_certificate_expiry_seconds", {"of": "mk1"}) == pytest.approx(30 * 86400, abs=60)
+    assert value("xentandem_certificate_expiry_seconds", {"of": "controller"}) == pytest.approx(-86400, abs=60)
 
 
 async def test_the_queue_and_the_writes_are_shown_as_they_are_at_the_scrape() -> None:
