@@ -93,7 +93,10 @@ class Host(Protocol):
         ...
 
     async def write_text(self, path: str, text: str, *, mode: int = 0o600) -> None:
-        """Atomically: a temporary file beside it (its name ends otherwise), fsync, rename, fsync of the folder."""
+        """Atomically: a temporary file beside it (its name ends otherwise), fsync, rename, fsync of the folder.
+
+        A folder that is missing is made, but not one above it: FileNotFoundError.
+        """
         ...
 
     async def remove(self, path: str) -> None:

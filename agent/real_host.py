@@ -285,6 +285,9 @@ def _end_group(process: asyncio.subprocess.Process) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(mode=0o700)
+        sync_folder(path.parent.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:

@@ -124,6 +124,11 @@ def _base_python() -> str:
     raise NotReady(f"needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer; install it, then run this again")
 
 
+def pip_command() -> list[str]:
+    """pip of the base Python, with `.venv` as the environment that it works on. Raises NotReady."""
+    return _pip(_base_python())
+
+
 def _pip(python: str) -> list[str]:
     """pip of the base Python, told to install into the environment."""
     probe = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=False)

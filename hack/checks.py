@@ -16,7 +16,12 @@ import devcluster
 BIN = bootstrap.VENV / "bin"
 PYTHON_SCRIPTS = (
     "hack/devcluster/run",
-    *(f"hack/{name}" for name in ("test", "lock", "generate", "demo", "bench", "hosts")),
+    *(f"hack/{name}" for name in ("test", "lock", "generate", "demo", "bench", "hosts", "lab")),
+)
+
+TYPED_TESTS = (
+    *(f"tests/{name}" for name in ("agent", "cluster", "simulation")),
+    *(f"tests/unit/{name}" for name in ("api", "drivers", "hack", "kubectl_xen", "runtime")),
 )
 
 
@@ -56,6 +61,7 @@ def _checks() -> list[Result]:
         _command("ruff check", [BIN / "ruff", "check", ".", *scripts]),
         _command("ruff format", [BIN / "ruff", "format", "--check", "--quiet", ".", *scripts]),
         _command("mypy --strict", [BIN / "mypy"]),
+        _function("mypy --strict of the tests", _test_types_problem),
         _command("import layers", [BIN / "lint-imports", "--no-cache"]),
         _function("lock file is up to date", _lock_problem),
         _command("generated files are up to date", [sys.executable, "hack/generate", "--check"]),
@@ -81,6 +87,18 @@ def _function(name: str, check: Callable[[], str]) -> Result:
     begun = time.monotonic()
     problem = check()
     return _report(Result(name, not problem, time.monotonic() - begun, problem))
+
+
+def _test_types_problem() -> str:
+    """Each folder by itself: they have modules of the same name, which find their neighbours without a package."""
+    found = []
+    for folder in TYPED_TESTS:
+        environment = dict(os.environ, MYPYPATH=folder)
+        argv = [str(BIN / "mypy"), "--no-error-summary", folder]
+        completed = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        if completed.returncode:
+            found.append(completed.stdout + completed.stderr)
+    return "".join(found)
 
 
 def _lock_problem() -> str:

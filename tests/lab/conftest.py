@@ -1,0 +1,83 @@
+"""The lab of this test run: two real Xen hosts in QEMU, booted once, put back by snapshots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from lab_lib import settings, tools
+from lab_lib.lab import Lab
+
+from tests.lab.hosts import Hosts
+
+WHY_NOT = tools.why_not()
+collect_ignore_glob = ["test_*.py"] if WHY_NOT else []
+SECONDS = 900  # the first test boots the hosts, or even builds what they boot from
+
+
+def pytest_report_header() -> str | None:
+    return f"tests/lab left out: {WHY_NOT}; then run hack/test tests/lab" if WHY_NOT else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "lab":
+            item.add_marker(pytest.mark.timeout(SECONDS))
+            item.add_marker(pytest.mark.xdist_group("lab"))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Of this run alone; or, with XENTANDEM_LAB, the one that `hack/lab up` left on in that folder."""
+    if "XENTANDEM_LAB" in os.environ:
+        yield Lab.load(settings.run_folder())
+        return
+    lab = Lab.make(settings.cache() / "test")
+    try:
+        lab.boot()
+        lab.snapshot("clean")
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+async def clean(lab: Lab) -> AsyncIterator[Hosts]:
+    """Agents, vg0 and nothing else."""
+    lab.restore("clean")
+    hosts = Hosts(lab)
+    yield hosts
+    await hosts.close()
+
+
+@pytest.fixture
+async def synced(lab: Lab) -> AsyncIterator[Hosts]:
+    """The volume is UpToDate on both and Primary on mk1; no VM."""
+    hosts = await _at(lab, "synced")
+    yield hosts
+    await hosts.close()
+
+
+@pytest.fixture
+async def running(lab: Lab) -> AsyncIterator[Hosts]:
+    """... and the VM runs on mk1 at epoch 1."""
+    hosts = await _at(lab, "running")
+    yield hosts
+    await hosts.close()
+
+
+async def _at(lab: Lab, tag: str) -> Hosts:
+    """Hosts as they are at that tag; the first time they are brought there, then kept."""
+    if tag in lab.kept:
+        lab.restore(tag)
+        return Hosts(lab)
+    if tag == "running":
+        hosts = await _at(lab, "synced")
+        await hosts.run_vm()
+    else:
+        lab.restore("clean")
+        hosts = Hosts(lab)
+        await hosts.make_volume()
+    lab.snapshot(tag)
+    return hosts
