@@ -34,6 +34,8 @@ from controller.runtime.status import Stale, Writer, differs, finalizers_after
 
 log = structlog.get_logger(__name__)
 
+DEPOSED_SECONDS = 1.0
+
 Step = Callable[[str, ObjectKey], Awaitable[None]]
 """Called with "before ..." and "after ..." of each commit and each request: where tests end the controller."""
 
@@ -108,6 +110,7 @@ class Shell:
                 self._queue.forget(key)
             except Deposed:
                 result = "deposed"
+                self._queue.add_after(key, DEPOSED_SECONDS)  # the lease may yet be renewed: nothing must be forgotten
             except Stale as error:
                 result = "stale"
                 log.debug("changed meanwhile", error=str(error))

@@ -15,7 +15,7 @@ from controller.agents.client import Refused as AgentRefused
 from controller.api.drbdvolume import DeviceStatus, DrbdVolume, DrbdVolumeStatus
 from controller.domain.actions import FINALIZER, Decision, DeleteVolume, Event, Refused, Request
 from controller.domain.world import Question, World
-from controller.reconcile.shell import Shell
+from controller.reconcile.shell import DEPOSED_SECONDS, Shell
 from controller.runtime.api_server import ApiServer
 from controller.runtime.cache import Cache, Change
 from controller.runtime.events import Recorder
@@ -195,6 +195,15 @@ async def test_who_does_not_lead_writes_nothing_and_asks_nothing(setting: Settin
     assert setting.worlds == []
 
 
+async def test_what_was_left_out_without_the_lease_is_looked_at_again_when_it_is_renewed_late(setting: Setting) -> None:
+    setting.leader.leading = False
+    setting.decide = lambda *_: Decision()
+    await setting.look()
+    assert setting.queue.delayed == 1
+    setting.leader.leading = True
+    assert await asyncio.wait_for(setting.queue.get(), DEPOSED_SECONDS + 5) == setting.key
+
+
 async def test_leadership_is_looked_at_right_before_each_write_and_each_request(setting: Setting) -> None:
     lost_at = ""
 
@@ -244,7 +253,7 @@ async def test_an_object_is_let_go_only_when_nothing_is_asked_for_it_any_more(se
     assert await asyncio.wait_for(setting.queue.get(), 10) == setting.key
     setting.queue.done(setting.key)
     await setting.look()
-    assert setting.volume.metadata.finalizers == ()
+    assert list(setting.volume.metadata.finalizers) == []
 
 
 async def test_a_refusal_is_told_to_the_next_decision(setting: Setting) -> None:
