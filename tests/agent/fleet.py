@@ -242,3 +242,10 @@ def up_to_date(state: HostState) -> bool:
     """On both sides, as this host sees it."""
     volume = state.volumes["vm_shaolin"]
     return volume.disk == "UpToDate" and volume.peer is not None and volume.peer.disk == "UpToDate"
+
+
+async def refused(answer: Awaitable[tuple[int, Any]]) -> dict[str, str]:
+    """The agent's refusal, of a request that it must refuse."""
+    status, body = await answer
+    assert status == 409, body
+    return dict(body)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from agent_facts import OTHER, UID, desired
-from fleet import Fleet, ready
+from fleet import Fleet, ready, refused
 
 from agent.drivers import xl_config
 from agent.host import Completed
-from agent.protocol import DiskConfig, DomainConfig, DomainDesired, HostState
+from agent.protocol import DiskConfig, DomainConfig, DomainDesired
 from agent.simulation.host import SimulatedHost
 from agent.simulation.process import failed
 
@@ -21,12 +20,6 @@ FOREIGN = """resource byhand {
   on mk2 { address ipv4 10.0.0.82:%d; volume 0 { device minor %d; disk %s; meta-disk internal; } }
 }
 """
-
-
-async def refused(answer: Any) -> dict[str, str]:
-    status, body = await answer
-    assert status == 409, body
-    return dict(body)
 
 
 async def start_domain(fleet: Fleet, name: str) -> None:
@@ -338,80 +331,6 @@ async def test_a_deletion_only_goes_on(fleet: Fleet) -> None:
     host.programs["lvremove"] = real
     await fleet.restart("mk1")  # goes on by itself
     await fleet.becomes("mk1", "gone", lambda state: not state.volumes and not state.logical_volumes)
-
-
-# --- reboots and losses ---------------------------------------------------------------------------------------------
-
-
-async def test_after_a_reboot_it_is_up_as_secondary(fleet: Fleet) -> None:
-    await ready(fleet)
-    await fleet.put_volume_ok("mk1", role="Primary")
-    await fleet.reboot("mk1")
-
-    def up(state: HostState) -> bool:
-        volume = state.volumes["vm_shaolin"]
-        return volume.configured and volume.disk == "UpToDate" and volume.peer is not None
-
-    await fleet.becomes("mk1", "up again", up)
-    assert (await fleet.volume("mk1")).role == "Secondary"
-    await fleet.synced()
-
-
-async def test_a_volume_that_was_only_provisioned_stays_down_after_a_reboot(fleet: Fleet) -> None:
-    await fleet.put_volume_ok("mk1", level="Provisioned")
-    await fleet.reboot("mk1")
-    assert not (await fleet.volume("mk1")).configured
-    assert fleet.hosts["mk1"].ran("drbdadm", "up") == []
-
-
-async def test_an_agents_restart_changes_no_role(fleet: Fleet) -> None:
-    await ready(fleet)
-    await fleet.put_volume_ok("mk1", role="Primary")
-    await fleet.restart("mk1")
-    assert (await fleet.volume("mk1")).role == "Primary"
-    assert (await fleet.put_volume_ok("mk1", role="Primary")).role == "Primary"
-
-
-async def test_a_lost_volume_is_not_made_anew(fleet: Fleet) -> None:
-    await ready(fleet)
-    await fleet.kill("mk1")
-    host = fleet.simulation.hosts["mk1"]
-    assert (await host.run(["drbdadm", "down", "vm_shaolin"])).exit == 0
-    assert (await host.run(["lvremove", "-y", "vg0/vm_shaolin"])).exit == 0
-    await fleet.start("mk1")
-    found = await refused(fleet.put_volume("mk1"))
-    assert found["reason"] == "LogicalVolumeLost"
-    assert len(fleet.hosts["mk1"].ran("lvcreate")) == 1
-
-
-async def test_lost_metadata_is_not_made_anew(fleet: Fleet) -> None:
-    await ready(fleet)
-    host = fleet.simulation.hosts["mk1"]
-    assert (await host.run(["drbdadm", "down", "vm_shaolin"])).exit == 0
-    assert (await host.run(["drbdadm", "wipe-md", "--force", "vm_shaolin"])).exit == 0
-    found = await refused(fleet.put_volume("mk1"))
-    assert found["reason"] == "MetadataLost"
-    assert len(fleet.hosts["mk1"].ran("drbdadm", "create-md")) == 1
-
-
-async def test_a_lost_journal_adopts_what_carries_the_uid_and_forces_nothing(fleet: Fleet) -> None:
-    await ready(fleet)
-    await fleet.kill("mk1")
-    (fleet.directory / "state" / "mk1" / "journal.log").unlink()
-    await fleet.start("mk1")
-    volume = await fleet.put_volume_ok("mk1")
-    assert (volume.disk, volume.metadata, volume.forced) == ("UpToDate", "present", True)
-    assert len(fleet.hosts["mk1"].ran("drbdadm", "create-md")) == 1
-    assert (await refused(fleet.operate("mk1", "sync-9", SYNC)))["reason"] == "AlreadyForced"
-
-
-async def test_a_failed_disk_is_not_attached_again(fleet: Fleet) -> None:
-    await ready(fleet)
-    await fleet.put_volume_ok("mk1", role="Primary")
-    assert (await fleet.simulation.hosts["mk1"].run(["drbdadm", "detach", "--force", "vm_shaolin"])).exit == 0
-    found = await refused(fleet.put_volume("mk1", role="Primary"))
-    assert found["reason"] == "DiskFailed"
-    assert (await fleet.volume("mk1")).disk == "Diskless"
 
 
 async def test_a_reservation_is_given_up_and_nothing_else(fleet: Fleet) -> None:

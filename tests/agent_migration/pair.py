@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 from ports import free_port
 
 from agent import pki
@@ -205,7 +206,7 @@ class Pair:
         for name in list(self.agents):
             await until(
                 lambda name=name: (
-                    self._peer(name) == ("Connected", "UpToDate")  # type: ignore[misc]
+                    self._peer(name) == ("Connected", "UpToDate")
                     and self.at(name).observer.state.volumes[RESOURCE].disk == "UpToDate"
                 ),
                 f"UpToDate/UpToDate on {name}",
@@ -382,3 +383,11 @@ def relays() -> set[int]:
             if parent == me and str(RELAY).encode() in words:
                 found.add(int(entry.name))
     return found
+
+
+async def refused(reason: str, attempt: Awaitable[object]) -> str:
+    """The agent says no, for that reason; returns its message."""
+    with pytest.raises(Refused) as caught:
+        await attempt
+    assert caught.value.refusal.reason == reason, caught.value.refusal
+    return caught.value.refusal.message

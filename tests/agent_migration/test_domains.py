@@ -6,21 +6,13 @@ import itertools
 
 import pytest
 
-from agent.core import Refused
 from agent.domains import RETRY_FIRST
 from agent.drivers.errors import DriverError
 from agent.protocol import DomainRemoval
 from agent.simulation.hypervisor import Xen
 from agent.vm_store import VmStore
-from tests.agent_migration.pair import RESOURCE, Pair, until
+from tests.agent_migration.pair import RESOURCE, Pair, refused, until
 from tests.agent_migration.vm_facts import NAME, UID
-
-
-async def refused(reason: str, attempt: object) -> str:
-    with pytest.raises(Refused) as caught:
-        await attempt  # type: ignore[misc]
-    assert caught.value.refusal.reason == reason, caught.value.refusal
-    return caught.value.refusal.message
 
 
 async def test_a_start_runs_with_its_disk_and_keeps_its_configuration(pair: Pair) -> None:
@@ -158,7 +150,7 @@ async def test_a_crash_is_followed_with_a_growing_pause(running: Pair) -> None:
     for count in (1, 2):
         running.guest("mk1").crash()
         await until(
-            lambda count=count: (vm := running.vm("mk1")) is not None and vm.restart.count == count,  # type: ignore[misc]
+            lambda count=count: (vm := running.vm("mk1")) is not None and vm.restart.count == count,
             f"restart {count}",
         )
         record = VmStore(running.at("mk1")).get(UID)

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-from contextlib import nullcontext
-from typing import Any, cast
-
 import pytest
 
-from agent.core import Refused
-from agent.host import PipedProcess
-from agent.migration import target
-from agent.migration.relay_files import Passed, RelayFiles
-from agent.migration.stream import REPORT
-from agent.migration.tls_stream import TlsStream
 from agent.simulation.hypervisor import StreamFault, Xen
-from tests.agent_migration.pair import Pair, until
+from tests.agent_migration.pair import Pair, refused, until
 
 
 async def test_there_and_back(running: Pair) -> None:
@@ -41,34 +30,6 @@ async def test_there_and_back(running: Pair) -> None:
         assert (here.epoch, here.granted, here.status) == (epoch + 1, True, "running")
         assert here.started == running.domain().config
         assert (there.epoch, there.granted, there.status) == (epoch + 1, False, "absent")
-
-
-async def refused(reason: str, attempt: Awaitable[object]) -> str:
-    with pytest.raises(Refused) as caught:
-        await attempt
-    assert caught.value.refusal.reason == reason, caught.value.refusal
-    return caught.value.refusal.message
-
-
-@pytest.fixture
-def report_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The link to the source breaks in the instant in which the receiver reports."""
-    outbound = target._outbound
-
-    class Breaking:
-        def __init__(self, stream: TlsStream) -> None:
-            self._stream = stream
-
-        async def write(self, data: bytes) -> None:
-            if data.startswith(REPORT[:8]):
-                self._stream.abort()
-                raise ConnectionResetError("cut")
-            await self._stream.write(data)
-
-    async def breaking(stream: TlsStream, process: PipedProcess) -> None:
-        await outbound(cast(Any, Breaking(stream)), process)
-
-    monkeypatch.setattr(target, "_outbound", breaking)
 
 
 async def test_a_repeated_request_joins(running: Pair) -> None:
@@ -143,16 +104,6 @@ async def test_cancelled_before_the_source_came(running: Pair) -> None:
     await running.runs_only_on("mk1")
 
 
-async def test_after_the_hand_over_nothing_can_be_cancelled(running: Pair) -> None:
-    await running.move()
-    await running.phase("mk1", "Demoted")
-    with pytest.raises(Refused) if running.operation("mk1").outcome is None else nullcontext():  # type: ignore[union-attr]
-        await running.cancel("mk1")
-    await running.ended("mk1", "move", "Succeeded")
-    await running.ended("mk2", "move", "Succeeded")
-    await running.runs_only_on("mk2")
-
-
 @pytest.mark.parametrize("after", [10, 3000, 60_000, 250_000])
 async def test_a_stream_that_breaks_leaves_the_guest_where_it_was(running: Pair, after: int) -> None:
     Xen.of(running.simulation.hosts["mk1"]).stream_fault = StreamFault("bytes", after)
@@ -163,100 +114,6 @@ async def test_a_stream_that_breaks_leaves_the_guest_where_it_was(running: Pair,
     assert "goes on on mk1 as domain" in failed.refusal.message
     await running.ended("mk2", "move", "Failed")
     await running.runs_only_on("mk1")
-
-
-async def test_ready_lost(running: Pair) -> None:
-    Xen.of(running.simulation.hosts["mk1"]).stream_fault = StreamFault("ready")
-    await running.move()
-    await running.ended("mk1", "move", "Failed")
-    await running.ended("mk2", "move", "Failed")
-    await running.runs_only_on("mk1")
-
-
-async def test_go_lost_before_the_relay_had_it(running: Pair) -> None:
-    """xl gave its permission, and it went nowhere: the relay's file proves it, and the guest goes on by itself."""
-    Xen.of(running.simulation.hosts["mk1"]).stream_fault = StreamFault("go")
-    await running.move()
-    await running.ended("mk1", "move", "Failed")
-    await running.ended("mk2", "move", "Failed")
-    await running.runs_only_on("mk1")
-
-
-@pytest.mark.usefixtures("report_lost")
-async def test_report_lost_nobody_runs_before_the_controller_decides(running: Pair) -> None:
-    await running.move()
-    refusal = await running.troubled("mk1", "HandOverUnclear")
-    assert "migratedaway" in refusal.message
-    await running.phase("mk2", "Received")
-    assert running.running() == ()
-    await running.cancel("mk2")
-    await running.ended("mk2", "move", "Cancelled")
-    assert await running.domains("mk2") == ()
-    await running.cancel("mk1")
-    await running.ended("mk1", "move", "Cancelled")
-    await running.runs_only_on("mk1")
-
-
-@pytest.mark.usefixtures("report_lost")
-async def test_an_unclear_hand_over_survives_the_agents_death(running: Pair) -> None:
-    await running.move()
-    await running.troubled("mk1", "HandOverUnclear")
-    await running.phase("mk2", "Received")
-    for name in ("mk1", "mk2"):
-        await running.kill(name)
-        await running.start(name)
-    await running.troubled("mk1", "HandOverUnclear")
-    assert running.running() == ()
-    await running.cancel("mk2")
-    await running.ended("mk2", "move", "Cancelled")
-    await running.cancel("mk1")
-    await running.ended("mk1", "move", "Cancelled")
-    await running.runs_only_on("mk1")
-
-
-@pytest.mark.usefixtures("report_lost")
-async def test_a_source_that_lost_power_is_secondary_too_and_that_is_no_release(running: Pair) -> None:
-    """The copy on the target is whole, the source's DRBD says Secondary, Connected, UpToDate: it must not run."""
-    await running.move()
-    await running.troubled("mk1", "HandOverUnclear")
-    await running.phase("mk2", "Received")
-    await running.reboot("mk1")
-    await running.synced()
-    failed = await running.ended("mk1", "move", "Failed")
-    assert failed.refusal is not None
-    assert failed.refusal.reason == "HostRebooted"
-    for _ in range(20):
-        await asyncio.sleep(0.02)
-        assert running.running() == ()
-        assert running.primaries() == ()
-    await running.at("mk1").volumes.put("vm_shaolin", running.volume("Primary"))
-    await running.run()  # at epoch 1, from its disk, while the old copy still waits on mk2
-    await running.cancel("mk2")
-    await running.ended("mk2", "move", "Cancelled")
-    await running.runs_only_on("mk1")
-
-
-@pytest.mark.usefixtures("report_lost")
-async def test_only_the_sources_release_wakes_the_copy(running: Pair) -> None:
-    """A wish for a start at the copy's epoch, as a stale or restored controller could send it, does not."""
-    await running.move()
-    await running.phase("mk2", "Received")
-    await running.troubled("mk1", "HandOverUnclear")
-    await refused("OperationRunning", running.wish("mk2", epoch=2))
-    await refused("OperationRunning", running.wish("mk2", epoch=3))
-    assert running.running() == ()
-    await running.cancel("mk2")
-    await running.ended("mk2", "move", "Cancelled")
-    await running.cancel("mk1")
-    await running.runs_only_on("mk1")
-
-
-async def test_report_that_only_xl_missed(running: Pair) -> None:
-    """The relay had the report: that is enough, and what xl leaves behind is removed."""
-    Xen.of(running.simulation.hosts["mk1"]).stream_fault = StreamFault("report")
-    await running.move()
-    where = await running.resolve()
-    await running.runs_only_on(where)
 
 
 async def test_wishes_during_a_move(running: Pair) -> None:
@@ -344,117 +201,4 @@ async def test_a_paused_guest_cannot_be_suspended_and_stays_paused(running: Pair
     await running.becomes("mk1", "paused")
     assert running.running() == ()
     await running.run()
-    await running.runs_only_on("mk1")
-
-
-async def test_the_release_alone_is_not_enough(running: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The source has said that it let go, and its disk is not demoted yet: the target promises and promotes nothing."""
-    drbd, gate = running.at("mk1").drbd, asyncio.Event()
-    demote = drbd.secondary
-
-    async def later(resource: str, minor: int, *, patience: float = 5.0) -> None:
-        await gate.wait()
-        await demote(resource, minor, patience=patience)
-
-    monkeypatch.setattr(drbd, "secondary", later)
-    await running.move()
-
-    def told() -> bool:
-        operation = running.at("mk2").operations.find("move")
-        return operation is not None and bool(operation.notes.get("released"))
-
-    await until(told, "the release")
-    for _ in range(20):
-        await asyncio.sleep(0.01)
-        operation = running.operation("mk2")
-        assert operation is not None
-        assert operation.phase in ("Receiving", "Received")
-        assert running.vm("mk2") is None
-    await refused("NotCancellable", running.cancel("mk2"))
-    await refused("Moving", running.at("mk2").volumes.put("vm_shaolin", running.volume("Primary")))
-    late = asyncio.ensure_future(running.at("mk1").volumes.put("vm_shaolin", running.volume("Primary")))
-    gate.set()
-    await refused("Moving", late)
-    await running.ended("mk2", "move", "Succeeded")
-    await running.ended("mk1", "move", "Succeeded")
-    await running.runs_only_on("mk2")
-
-
-async def test_a_link_cut_at_the_hand_over_is_waited_out(running: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Demoted on the source, and the target has not heard of it by DRBD: it waits for UpToDate/UpToDate again."""
-    drbd = running.at("mk1").drbd
-    demote = drbd.secondary
-
-    async def cut_first(resource: str, minor: int, *, patience: float = 5.0) -> None:
-        running.simulation.cut_link("mk1", "mk2")
-        await until(lambda: running._peer("mk1") != ("Connected", "UpToDate"), "DRBD notices")
-        await demote(resource, minor, patience=patience)
-
-    monkeypatch.setattr(drbd, "secondary", cut_first)
-    await running.move()
-    await running.phase("mk1", "Demoted")
-    await running.phase("mk2", "Received")
-    for _ in range(20):
-        await asyncio.sleep(0.01)
-        assert running.primaries() == ()
-        assert running.vm("mk2") is None
-    running.simulation.restore_link("mk1", "mk2")
-    await running.ended("mk2", "move", "Succeeded")
-    await running.ended("mk1", "move", "Succeeded")
-    await running.runs_only_on("mk2")
-
-
-@pytest.fixture
-def report_held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """The receiver's report reaches the source only when the event is set."""
-    outbound, gate = target._outbound, asyncio.Event()
-
-    class Holding:
-        def __init__(self, stream: TlsStream) -> None:
-            self._stream, self._late = stream, False
-
-        async def write(self, data: bytes) -> None:
-            self._late = self._late or data.startswith(REPORT[:8])
-            if self._late:
-                await gate.wait()
-            await self._stream.write(data)
-
-    async def holding(stream: TlsStream, process: PipedProcess) -> None:
-        await outbound(cast(Any, Holding(stream)), process)
-
-    monkeypatch.setattr(target, "_outbound", holding)
-    return gate
-
-
-async def test_once_the_permission_is_out_the_source_cannot_cancel(running: Pair, report_held: asyncio.Event) -> None:
-    await running.move()
-    await running.phase("mk1", "HandOver")
-    files = RelayFiles(running.directory / "state" / "mk1" / "relay")
-    await until(lambda: files.progress("move").go, "the permission")
-    await refused("NotCancellable", running.cancel("mk1"))
-    report_held.set()
-    await running.ended("mk1", "move", "Succeeded")
-    await running.ended("mk2", "move", "Succeeded")
-    await running.runs_only_on("mk2")
-
-
-async def test_a_permission_that_goes_out_while_the_source_cancels(
-    running: Pair, report_held: asyncio.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Looked at before it was out, xl ended after it was: refused, and then nobody knows, until the controller says."""
-    await running.move()
-    await running.phase("mk1", "HandOver")
-    files = RelayFiles(running.directory / "state" / "mk1" / "relay")
-    await until(lambda: files.progress("move").go, "the permission")
-    looks, progress = iter([Passed()]), RelayFiles.progress
-    monkeypatch.setattr(RelayFiles, "progress", lambda self, operation: next(looks, None) or progress(self, operation))
-    await refused("NotCancellable", running.cancel("mk1"))
-    await running.troubled("mk1", "HandOverUnclear")
-    report_held.set()
-    await running.phase("mk2", "Received")
-    assert running.running() == ()
-    await running.cancel("mk2")
-    await running.ended("mk2", "move", "Cancelled")
-    await running.cancel("mk1")
-    await running.ended("mk1", "move", "Cancelled")
     await running.runs_only_on("mk1")
