@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import journal as journal_module
-from agent.journal import Journal, JournalCorrupt, JournalError
+from agent.journal import Journal, JournalCorrupt, JournalError, Section
 
 
 def reopened(directory: Path, node: str = "mk1") -> dict[tuple[str, str], dict[str, object]]:
     journal = Journal.open(directory, node)
     try:
-        sections = ("host", "volumes", "vms", "operations")
+        sections: tuple[Section, ...] = ("host", "volumes", "vms", "operations")
         return {(section, key): value for section in sections for key, value in journal.items(section)}
     finally:
         journal.close()
@@ -72,7 +72,8 @@ def test_cut_at_any_byte_leaves_the_state_after_one_of_the_last_two_steps(
     directory = tmp_path_factory.mktemp("journal")
     path = directory / "journal.log"
     journal = Journal.open(directory, "mk1")
-    start, previous, done = path.stat().st_size, path.stat().st_size, []
+    start = previous = path.stat().st_size
+    done: list[Step] = []
     before: list[Step] = []
     for key, value in steps:
         size = path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -120,7 +121,7 @@ async def test_relocation_follows_the_hosts_settings(fleet: Fleet) -> None:
     assert fleet.agents["mk1"].relocation_port == 0
 
 
-async def next_with(events: Any, section: str) -> WatchEvent:
+async def next_with(events: AsyncIterator[WatchEvent], section: str) -> WatchEvent:
     async with asyncio.timeout(20):
         async for event in events:
             if event.type == "changed" and section in event.model_fields_set:
@@ -157,8 +158,8 @@ async def test_the_watch_and_the_state_agree(fleet: Fleet) -> None:
         state = await fleet.state("mk1")
         async with asyncio.timeout(20):
             async for event in events:
-                volumes |= event.volumes
-                logical_volumes |= event.logical_volumes
+                volumes |= {name: one for name, one in event.volumes.items() if one is not None}
+                logical_volumes |= {name: one for name, one in event.logical_volumes.items() if one is not None}
                 if event.revision >= state.revision:
                     break
         assert volumes == state.volumes

@@ -88,7 +88,7 @@ class Life:
 
     async def delete(self, policy: str) -> None:
         async def ask() -> bool:
-            return (await self.fleet.remove_volume("mk1", policy))[0] == 204
+            return bool((await self.fleet.remove_volume("mk1", policy))[0] == 204)
 
         await self.insist(ask, f"DELETE {policy}")
 

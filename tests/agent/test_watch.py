@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_facts import domain
@@ -26,7 +27,7 @@ async def host(tmp_path: Path) -> Host:
     return Simulation(tmp_path, clock="virtual").hosts["mk1"]
 
 
-def domains(*domids: int, **changes: object) -> dict[str, DomainState]:
+def domains(*domids: int, **changes: Any) -> dict[str, DomainState]:
     return {str(one): domain(one, **changes) for one in domids}
 
 

@@ -41,14 +41,16 @@ def _wait_for_discovery(cluster: devcluster.Cluster) -> None:
 @pytest.fixture(scope="session")
 def api(cluster: devcluster.Cluster) -> client.ApiClient:
     """The `kubernetes` client of that API server."""
-    return config.new_client_from_config(str(cluster.kubeconfig))
+    made = config.new_client_from_config(str(cluster.kubeconfig))
+    assert isinstance(made, client.ApiClient)
+    return made
 
 
 @pytest.fixture
 def namespace(api: client.ApiClient) -> Iterator[str]:
     """A namespace of the test's own, empty of custom objects at the end: names on hosts are the whole cluster's."""
     name = f"test-{next(_NUMBERS)}"
-    client.CoreV1Api(api).create_namespace({"metadata": {"name": name}})
+    client.CoreV1Api(api).create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
     yield name
     _empty(client.CustomObjectsApi(api), name)
 

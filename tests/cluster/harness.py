@@ -46,7 +46,7 @@ QUICK_LEASE = Timing(duration=3.0, renew_deadline=2.0, retry=0.5)
 POLL_SECONDS = 0.05
 MERGE_PATCH = "application/merge-patch+json"
 KERNEL = "/boot/xenU/vmlinuz-2.6.16.49-xenU-r1"
-FINALIZERS_OFF = {"metadata": {"finalizers": []}}
+FINALIZERS_OFF: Manifest = {"metadata": {"finalizers": []}}
 
 
 structlog.configure(

@@ -27,7 +27,7 @@ NOT_CHECKED = "some validation rules were not checked because the object was inv
 
 
 def _refusals(error: client.ApiException) -> list[str]:
-    status = json.loads(error.body)
+    status = json.loads(error.body or "")
     causes = (status.get("details") or {}).get("causes", [])
     told = [f"{cause['field']}: {cause['message']}" for cause in causes if NOT_CHECKED not in cause["message"]]
     return sorted(told) or [status["message"]]

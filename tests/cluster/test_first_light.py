@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import devcluster
@@ -11,6 +12,7 @@ import pytest
 from api_objects import howto
 from harness import Scene, object_writes, runs_on
 
+from agent.simulation.truth import Records
 from controller.api.common import quantity_bytes
 from controller.api.xennode import XenNode
 from controller.domain.actions import STEP_SECONDS
@@ -34,14 +36,15 @@ async def test_two_manifests_become_a_running_vm_that_moves_there_and_back(scene
     assert vm.status.phase == "Running"
     assert truth.running(uid) == ("mk1",)
     for target, epoch in (("mk2", 2), ("mk1", 3)):
-        before = truth.records(uid).acknowledged
+        records = truth.records(uid)
+        before = records.acknowledged
         await scene.move("shaolin", target)
         vm = await scene.until("XenVM", "shaolin", runs_on(target))
         assert vm.status.placement.epoch == epoch
         assert vm.status.migration.outcome == "Succeeded"
         assert truth.running(uid) == (target,)
         assert truth.primaries("vm_shaolin") == (target,)
-        await scene.until_true(lambda at=before: truth.records(uid).acknowledged > at + 1, "the guest writes on")
+        await scene.until_true(partial(wrote_on, records, before), "the guest writes on")
     assert truth.records(uid).hosts == ["mk1", "mk2", "mk1"]
     await scene.patch("XenVM", "shaolin", {"spec": {"state": "Stopped"}})
     await scene.until("XenVM", "shaolin", lambda vm: vm.status.phase == "Stopped")
@@ -82,9 +85,17 @@ async def writes_of(
     await scene.until_ready("XenVM", "shaolin")
     lasted = time.monotonic() - begun
     for name, free in expected.items():
-        await scene.until("XenNode", name, lambda found, free=free: free_mib(found) == free, 30)
+        await scene.until("XenNode", name, partial(has_free, free), 30)
     await scene.until_settled()
     return object_writes(controller) - before, lasted
+
+
+def wrote_on(records: Records, before: int) -> bool:
+    return records.acknowledged > before + 1
+
+
+def has_free(mib: int, node: XenNode) -> bool:
+    return free_mib(node) == mib
 
 
 def free_mib(node: XenNode) -> int:

@@ -39,7 +39,8 @@ class Killer:
     """An `on_step` that notes what was done, and ends its controller at one point, as SIGKILL would."""
 
     def __init__(self, when: str = "") -> None:
-        self.when, self.seen = when, []
+        self.when = when
+        self.seen: list[str] = []
         self.struck = asyncio.Event()
         self.armed = True
         self.controller: Controller | None = None

@@ -70,9 +70,8 @@ async def truth_is(scene: Scene, vm: XenVM, node: str) -> None:
     assert truth.running(uid) == (node,)
     before = truth.records(uid).acknowledged
     await scene.until_true(lambda: truth.records(uid).acknowledged > before + 1, "the guest writes on")
-    for name, host in scene.simulation.hosts.items():
-        if name != node and host.on:
-            await scene.until_true(lambda at=host: not list(Xen.of(at)), f"nothing of it is left on {name}")
+    others = [host for name, host in scene.simulation.hosts.items() if name != node and host.on]
+    await scene.until_true(lambda: not any(list(Xen.of(host)) for host in others), "nothing of it is left elsewhere")
 
 
 async def test_taking_the_edit_back_in_the_transfer_cancels_the_move(scene: Scene) -> None:
@@ -154,7 +153,9 @@ async def test_the_link_is_cut_in_the_transfer(scene: Scene) -> None:
         ),
         "DRBD has noticed",
     )
-    assert (await scene.vm()).status.placement.node == "mk1"
+    placement = (await scene.vm()).status.placement
+    assert placement is not None
+    assert placement.node == "mk1"
     scene.simulation.restore_link("mk1", "mk2")
     scene.simulation.slow_link(FAST)
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)

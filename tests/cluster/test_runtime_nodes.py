@@ -95,9 +95,10 @@ async def test_a_controller_whose_lease_is_taken_ends_and_the_new_one_has_the_hi
     first = await scene.start()
     second = await scene.start_controller()
     assert isinstance(await scene.ended(first), LeadershipLost)
-    for agent in scene.agents.values():
-        observer = agent.context.observer
-        await scene.until_true(lambda at=observer: at.state.term == second.elector.term, "the agent has the new term")
+    observers = [agent.context.observer for agent in scene.agents.values()]
+    await scene.until_true(
+        lambda: all(one.state.term == second.elector.term for one in observers), "the agents have the new term"
+    )
 
 
 async def test_a_controller_that_is_stopped_gives_its_lease_up(scene: Scene) -> None:

@@ -15,8 +15,10 @@ def main(path: str) -> int:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     reading = True
+    waiting: list[socket.socket | int]
     while True:
-        ready, _, _ = select.select([connection, *([0] if reading else [])], [], [])
+        waiting = [connection, 0] if reading else [connection]
+        ready, _, _ = select.select(waiting, [], [])
         if 0 in ready:
             data = os.read(0, 65536)
             if data:

@@ -167,7 +167,8 @@ async def test_the_stream_has_true_headers(
     Xen.of(source).configure(dirty_pages_per_second=3000.0)
     simulation.slow_link(800e6)
     await started(simulation, source)
-    stream, rounds = SenderStream(), set()
+    stream = SenderStream()
+    rounds: set[object] = set()
     original = Pipe.write
 
     async def write(self: Pipe, data: bytes | str) -> None:
@@ -325,8 +326,8 @@ async def test_killed_senders_and_receivers(
         await second.receiver.kill()
         assert await job.wait() == 1
     said = [words(line) for line in (await said_by(job)).splitlines()]
-    real = sample("handover/03-p-sigkill-dst.mk2-to-mk1.txt")
-    assert said[-2:] == lines_of(real, "xc: error: Dom", "libxl: error: libxl_dom_suspend")[:2]
+    recorded = sample("handover/03-p-sigkill-dst.mk2-to-mk1.txt")
+    assert said[-2:] == lines_of(recorded, "xc: error: Dom", "libxl: error: libxl_dom_suspend")[:2]
     assert await names(target) == {f"{NAME}--incoming": "--p---"}
     assert simulation.truth.running(UUID) == ("mk1",)
     # a leftover makes every retry fail

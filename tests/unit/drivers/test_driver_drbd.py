@@ -448,7 +448,7 @@ async def test_one_resource_alone_is_asked_by_its_name() -> None:
 
 
 async def test_what_did_not_change_is_the_same_object_and_what_changed_is_another() -> None:
-    answers = {"drbdsetup events2": (0, NINE, "")}
+    answers: dict[str, Answer] = {"drbdsetup events2": (0, NINE, "")}
     drbd = Drbd(ScriptedHost(answers), "9")
     first = await drbd.snapshot()
     answers["drbdsetup events2"] = (0, NINE.replace("disk:UpToDate", "disk:Outdated"), "")
