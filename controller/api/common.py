@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -221,6 +221,8 @@ class ApiObject(ApiModel):
     api_version: str = API_VERSION
     kind: str
     metadata: ObjectMeta
+    if TYPE_CHECKING:
+        status: Status  # each kind's own, after its spec
 
     @classmethod
     def from_object(cls, raw: Mapping[str, Any]) -> Self:

@@ -124,8 +124,7 @@ def finalizers_after(found: ApiObject, what: Finalizing, ours: str) -> tuple[str
 
 def differs(status: Status, found: ApiObject) -> bool:
     """Whether writing the status would change the object."""
-    now: Status = found.status  # type: ignore[attr-defined]  # each of the three kinds has one
-    return status != now and status.to_status_dict() != now.to_status_dict()
+    return status != found.status and status.to_status_dict() != found.status.to_status_dict()
 
 
 _AS_US = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
