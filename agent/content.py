@@ -9,7 +9,7 @@ from agent.drivers.errors import DriverError
 from agent.drivers.lvm import CONTENT_TAG, FORCED_TAG
 from agent.guards import FORCE, WRITE_CONTENT, ContentFacts, ForceFacts, RoleFacts, require
 from agent.operations import Operation
-from agent.protocol import ImageSource, InitialSync, OperationRequest, WriteContent
+from agent.protocol import ImageSource, InitialSync, OperationCancel, OperationRequest, WriteContent
 from agent.records import VolumeRecord, has_tag
 from agent.volumes import Volumes
 
@@ -61,7 +61,7 @@ class InitialSyncHandler:
         await self._volumes.bring_back(_initial_sync(operation.request).resource)  # the host may have rebooted
         await self.run(operation)
 
-    async def cancel(self, operation: Operation) -> None:
+    async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         raise Refused("NotCancellable", "the forced promotion is over in a moment and cannot be taken back")
 
     async def _force(self, operation: Operation, body: InitialSync) -> None:
@@ -171,7 +171,7 @@ class WriteContentHandler:
     async def resume(self, operation: Operation) -> None:
         await self.run(operation)
 
-    async def cancel(self, operation: Operation) -> None:
+    async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         raise Refused("NotCancellable", "a half-written volume is of no use to anybody; delete the volume instead")
 
     async def _write(self, body: WriteContent, record: VolumeRecord, source: str | None, again: bool) -> None:

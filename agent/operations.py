@@ -115,6 +115,10 @@ class Operation:
     def request_cancel(self) -> None:
         self._save(cancel_requested=True)
 
+    def void_cancel(self) -> None:
+        """The wish came too late: on disk when this returns. Another one may come."""
+        self._save(cancel_requested=False)
+
     def finish(self, outcome: Outcome, refusal: Refusal | None = None) -> None:
         """The outcome, on disk when this returns."""
         at = self._context.now_text()
@@ -160,7 +164,7 @@ class Handler(Protocol):
         """After an agent's restart, from the journalled phase and the facts."""
         ...
 
-    async def cancel(self, operation: Operation) -> None:
+    async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         """Asked to stop: raise Refused("NotCancellable", ...) or make `run` end (it raises Cancelled). Do not wait.
 
         The wish is journalled (`operation.cancel_requested`) after this returns.
@@ -229,7 +233,7 @@ class Operations:
         if operation.state.subject_uid != request.uid:
             raise Refused("UidMismatch", f"operation {operation_id} belongs to uid {operation.state.subject_uid}")
         if operation.running and not operation.cancel_requested:
-            await self._handlers[operation.state.kind].cancel(operation)
+            await self._handlers[operation.state.kind].cancel(operation, request)
             if operation.running:
                 operation.request_cancel()
         return operation.state

@@ -21,7 +21,7 @@ from agent.migration.recovery import Over, Resume, RunsOn, Unclear, judge_source
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.operations import Cancelled, Operation
 from agent.preflight import leaving, look
-from agent.protocol import DomainDesired, DomainState, MigrateSend, OperationRequest, Refusal
+from agent.protocol import DomainDesired, DomainState, MigrateSend, OperationCancel, OperationRequest, Refusal
 from agent.vm_disks import joined
 from agent.vm_effects import volume_uid
 from agent.vm_store import VmStore, config_path, domain_lock
@@ -118,7 +118,7 @@ class Send:
             finally:
                 self._live.pop(operation.id, None)
 
-    async def cancel(self, operation: Operation) -> None:
+    async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         """Ends xl with everything that belongs to it, unless the permission to go is out."""
         live = self._of(operation)
         refused = Refused(

@@ -26,7 +26,7 @@ from agent.migration.stream import SenderStream
 from agent.migration.tls_stream import TlsStream
 from agent.operations import Cancelled, Operation
 from agent.preflight import arriving, look
-from agent.protocol import DomainDesired, MigrateReceive, OperationRequest, Refusal
+from agent.protocol import DomainDesired, MigrateReceive, OperationCancel, OperationRequest, Refusal
 from agent.vm_disks import both_sides_whole, joined, usable
 from agent.vm_effects import volume_uid
 from agent.vm_records import VmRecord, mine
@@ -105,12 +105,15 @@ class Receive:
             finally:
                 self._stop.pop(operation.id, None)
 
-    async def cancel(self, operation: Operation) -> None:
+    async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         record = self._store.get(operation.state.subject_uid)
         epoch = _body(operation.request).domain.epoch
         owned = record is not None and record.granted and record.epoch >= epoch
         if owned or operation.notes.get("released"):
             raise Refused("NotCancellable", f"{operation.state.subject} belongs to {self._context.node} already")
+        if operation.phase == "Received" and not request.source_keeps:
+            where = f"the copy of {operation.state.subject} is on {self._context.node}"
+            raise Refused("NotCancellable", f"{where}, and {_body(operation.request).source} may have let go of it")
         self._event(operation).set()
 
     def released(self, operation_id: str, node: str, epoch: int) -> None:
@@ -127,7 +130,7 @@ class Receive:
             if operation.state.outcome == "Succeeded":
                 return
             raise Refused("OperationEnded", f"operation {operation_id} ended: {operation.state.outcome}")
-        if operation.cancel_requested or self._event(operation).is_set():
+        if operation.phase == "Received" and (operation.cancel_requested or self._event(operation).is_set()):
             raise Refused("OperationEnded", f"operation {operation_id} is being cancelled")
         operation.note(released=True)
         self._context.log(operation=operation_id, object=body.domain.name).info("source has let go", epoch=epoch)
@@ -210,9 +213,13 @@ class Receive:
             cancelled = operation.cancel_requested or self._event(operation).is_set()
             match verdict:
                 case Arrived(copy):
-                    if not cancelled:
-                        return await self._finish(operation)
-                    await self._remove(operation, copy.domid)
+                    if operation.phase == "Received" and cancelled:
+                        await self._remove(operation, copy.domid)
+                        continue
+                    if cancelled:  # too late: the permission to go was given, and this copy may be the only one
+                        operation.void_cancel()
+                        self._event(operation).clear()
+                    return await self._finish(operation)
                 case Remove(copy):
                     await self._remove(operation, copy.domid)
                 case Nothing():

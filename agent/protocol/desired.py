@@ -185,10 +185,15 @@ class OperationRequest(Wire):
 
 
 class OperationCancel(Wire):
-    """Stop an operation that can still be stopped without harm; `NotCancellable` after the hand-over began."""
+    """Stop an operation that can still be stopped without harm; `NotCancellable` after the hand-over began.
+
+    `source_keeps`: the source's part of the move was seen to have ended there, or to wait for this; without it a copy
+    that has arrived is not destroyed, for it may be the only one.
+    """
 
     term: int
     uid: Uid
+    source_keeps: bool = False
 
 
 class PreflightRequest(Wire):

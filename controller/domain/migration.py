@@ -3,10 +3,10 @@ in which they arrived."""
 
 from __future__ import annotations
 
-from agent.protocol import OperationCancel, OperationState, Refusal
+from agent.protocol import OperationState, Refusal
 from controller.api.common import OperationRecord
 from controller.api.xenvm import LastMigration, Migration, Placement
-from controller.domain.actions import DEPOSED, STEP_SECONDS, Cancel, Decision, Operate, Request, refusal_of
+from controller.domain.actions import DEPOSED, STEP_SECONDS, Decision, Operate, Request, refusal_of
 from controller.domain.conditions import seconds, timestamp
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import Move
@@ -282,21 +282,6 @@ def _refused_to_begin(move: Move) -> Refusal | None:
         if begun is None:
             return Refusal(reason=no.refusal.reason, message=f"{no.request.host}: {no.refusal.message}")
     return None
-
-
-def left_open(case: VmCase) -> tuple[Request, ...]:
-    """Cancellations for parts of moves that are over: a host was silent when they ended, or a request came late."""
-    record = case.vm.status.migration
-    if record is not None and record.outcome is None:
-        return ()
-    body = OperationCancel(term=case.world.term, uid=case.uid)
-    done = record.id if record is not None and record.outcome == "Succeeded" else None
-    return tuple(
-        Cancel(name, part.id, body)
-        for name, host in case.world.objects.hosts().items()
-        for part in host.moves_by_vm.get(case.uid, ())
-        if part.id != done
-    )
 
 
 def _cancel_wanted(case: VmCase, record: Migration) -> bool:

@@ -143,4 +143,39 @@ class Move:
 
     def cancel(self, host: str) -> Request:
         assert self.record is not None
-        return Cancel(host, self.record.id, OperationCancel(term=self.case.world.term, uid=self.case.uid))
+        body = OperationCancel(
+            term=self.case.world.term, uid=self.case.uid, source_keeps=source_keeps(self.source_host, self.record.id)
+        )
+        return Cancel(host, self.record.id, body)
+
+
+def source_keeps(source: HostView, operation_id: str) -> bool:
+    """Is it seen that the guest stays at the source, or waits there for the copy's end?"""
+    part = operation_on(source, operation_id)
+    if part is None:
+        return False
+    unclear = part.refusal is not None and part.refusal.reason == "HandOverUnclear"
+    return part.outcome in ("Failed", "Cancelled") or (part.outcome is None and unclear)
+
+
+def left_open(case: VmCase) -> tuple[Request, ...]:
+    """Cancellations for parts of moves that are over: a host was silent when they ended, or a request came late."""
+    record = case.vm.status.migration
+    if record is not None and record.outcome is None:
+        return ()
+    done = record.id if record is not None and record.outcome == "Succeeded" else None
+    hosts = case.world.objects.hosts()
+    open_parts = [(name, part.id) for name, host in hosts.items() for part in host.moves_by_vm.get(case.uid, ())]
+    return tuple(
+        Cancel(
+            name,
+            part,
+            OperationCancel(
+                term=case.world.term,
+                uid=case.uid,
+                source_keeps=any(source_keeps(host, part) for other, host in hosts.items() if other != name),
+            ),
+        )
+        for name, part in open_parts
+        if part != done
+    )

@@ -9,6 +9,7 @@ from controller.api.xenvm import Placement, XenVM
 from controller.domain import grants, migration
 from controller.domain.actions import FINALIZER, PASSING, Decision, DeleteDomain, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
+from controller.domain.move import left_open
 from controller.domain.placement import place_vm
 from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM
 from controller.domain.vm_case import VmCase
@@ -26,7 +27,7 @@ def decide_vm(world: World, vm: XenVM, refused: tuple[Refused, ...] = ()) -> Dec
     """The next step for one VM. Total: every world has a decision."""
     case = VmCase(world, vm, refused)
     decision = _decide(case)
-    left = migration.left_open(case)
+    left = left_open(case)
     if not left:
         return decision
     look_again = min(RETRY_SECONDS, decision.look_again or RETRY_SECONDS)

@@ -14,7 +14,7 @@ from fleet import Fleet
 from agent import operations as operations_module
 from agent.core import Context, Refused
 from agent.operations import Cancelled, Operation
-from agent.protocol import HostState, InitialSync, OperationRequest
+from agent.protocol import HostState, InitialSync, OperationCancel, OperationRequest
 from agent.simulation.cluster import Simulation
 
 
@@ -47,7 +47,7 @@ class Probe:
         Probe.runs.append(f"resume {operation.phase} {operation.notes['evidence']} {operation.cancel_requested}")
         await self._work(operation)
 
-    async def cancel(self, operation: Operation) -> None:
+    async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         if not operation.state.cancellable:
             raise Refused("NotCancellable", "too late")
         Probe.stop.set()

@@ -276,8 +276,10 @@ class Pair:
         await self.receive(operation, to=to, epoch=epoch + 1, **changes)
         await self.send(operation, to=to, epoch=epoch, **changes)
 
-    async def cancel(self, name: str, operation: str = "move") -> OperationState:
-        return await self.at(name).operations.cancel(operation, OperationCancel(term=1, uid=UID))
+    async def cancel(self, name: str, operation: str = "move", *, source_keeps: bool = True) -> OperationState:
+        """As the controller does where it saw that the guest stays at the source."""
+        request = OperationCancel(term=1, uid=UID, source_keeps=source_keeps)
+        return await self.at(name).operations.cancel(operation, request)
 
     def operation(self, name: str, operation: str = "move") -> OperationState | None:
         return self.at(name).observer.state.operations.get(operation)

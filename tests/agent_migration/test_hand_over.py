@@ -13,6 +13,7 @@ from agent.host import PipedProcess
 from agent.migration import target
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.migration.stream import REPORT
+from agent.migration.target import Receive
 from agent.migration.tls_stream import TlsStream
 from agent.simulation.hypervisor import StreamFault, Xen
 from tests.agent_migration.pair import Pair, refused, until
@@ -242,6 +243,9 @@ async def test_a_permission_that_goes_out_while_the_source_cancels(
     await running.phase("mk1", "HandOver")
     files = RelayFiles(running.directory / "state" / "mk1" / "relay")
     await until(lambda: files.progress("move").go, "the permission")
+    await until(
+        lambda: any(one.kind == "main" for one in running.at("mk2").observer.state.domains.values()), "the copy"
+    )
     looks, progress = iter([Passed()]), RelayFiles.progress
     monkeypatch.setattr(RelayFiles, "progress", lambda self, operation: next(looks, None) or progress(self, operation))
     await refused("NotCancellable", running.cancel("mk1"))
@@ -253,4 +257,32 @@ async def test_a_permission_that_goes_out_while_the_source_cancels(
     await running.ended("mk2", "move", "Cancelled")
     await running.cancel("mk1")
     await running.ended("mk1", "move", "Cancelled")
+    await running.runs_only_on("mk1")
+
+
+async def test_a_cancellation_that_the_permission_overtook_is_void(
+    running: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target was too slow to end its receiver, and the source may have let go: the copy is not destroyed."""
+    running.simulation.slow_link(20e6)
+    await running.move()
+    await running.phase("mk2", "Receiving")
+    monkeypatch.setattr(Receive, "_event", lambda self, operation: asyncio.Event())  # nobody acts on it in time
+    await running.cancel("mk2", source_keeps=False)
+    running.simulation.slow_link(400e6)
+    await running.ended("mk1", "move", "Succeeded")
+    await running.ended("mk2", "move", "Succeeded")
+    await running.runs_only_on("mk2")
+
+
+@pytest.mark.usefixtures("report_lost")
+async def test_a_copy_that_arrived_is_destroyed_only_where_the_source_keeps_the_guest(running: Pair) -> None:
+    await running.move()
+    await running.troubled("mk1", "HandOverUnclear")
+    await running.phase("mk2", "Received")
+    await refused("NotCancellable", running.cancel("mk2", source_keeps=False))
+    assert len(await running.domains("mk2")) == 1
+    await running.cancel("mk2")
+    await running.ended("mk2", "move", "Cancelled")
+    await running.cancel("mk1")
     await running.runs_only_on("mk1")

@@ -171,11 +171,11 @@ def _create(case: VmCase) -> tuple[Request, ...]:
 
 
 def _stopped(case: VmCase) -> bool:
-    """No domain of it, and no wish for one. A guest that ended by itself counts as stopped."""
+    """No domain of it, and nobody there who may make one. A guest that ended by itself counts as stopped."""
     here = case.here
     if case.placement is not None and case.is_here(case.placement.node):
         return False
-    return here is None or (here.status in OFF and here.desired in ("Stopped", "Released"))
+    return here is None or (here.status in OFF and (here.desired in ("Stopped", "Released") or not here.granted))
 
 
 START_VM: Plan[VmCase] = Plan(

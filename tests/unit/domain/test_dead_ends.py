@@ -239,6 +239,22 @@ def test_a_copy_that_is_lost_before_the_target_took_it_ends_the_move_and_the_vm_
     assert (decision.status.placement.node, decision.status.placement.epoch) == ("mk1", 3)
 
 
+@pytest.mark.parametrize("delete", [True, False])
+def test_a_vm_that_its_host_gave_away_and_nobody_has_is_stopped_and_can_be_deleted(delete: bool):
+    """Its host would refuse to be asked at an epoch that is over: there is nothing to ask it for."""
+    worlds = howto(running=True)
+    gone = vm_state(epoch=2, granted=False, status="absent", domid=None, desired="Running")
+    worlds.tell("mk1", domains={}, vms={VM_UID: gone}, volumes={"vm_shaolin": volume_state()})
+    if delete:
+        worlds.delete("XenVM", "shaolin")
+        assert {type(request) for request in worlds.decide_vm().requests} == {DeleteDomain}
+    else:
+        worlds.edit("XenVM", "shaolin", state="Stopped")
+        decision = worlds.decide_vm()
+        assert decision.requests == ()
+        assert decision.status.phase == "Stopped"
+
+
 def test_a_target_that_forgot_the_operation_after_the_hand_over_does_not_hold_it_open():
     worlds, move = begun()
     gone = vm_state(epoch=2, granted=False, status="absent", domid=None)
