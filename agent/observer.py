@@ -48,6 +48,7 @@ DRBD_SECONDS = 30.0  # although nothing rang: the bell itself may be dead
 SYNC_SECONDS = 0.5
 DOMAIN_SECONDS = 1.0
 BUSY_DOMAIN_SECONDS = 0.2
+REST = 4.0  # times what the last look took: a slow host is not kept busy by being looked at
 RETRY_SECONDS = 1.0
 DISKS_SECONDS = 5.0  # the domains' disks although no domain came, went or changed
 GENERATIONS_AT_ONCE = 4
@@ -206,9 +207,12 @@ class Observer:
     async def _keep_domains(self) -> None:
         """All when something rang or moved on, and now and then; else only the list."""
         full = self._context.host.now()
+        took = 0.0
         while True:
             busy = any(one.outcome is None and one.kind in MOVES for one in self.state.operations.values())
-            news = await rang(self._context, self._domain_ring, BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS)
+            pause = max(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS, REST * took)
+            news = await rang(self._context, self._domain_ring, min(pause, DISKS_SECONDS))
+            begun = self._context.host.now()
             news = news or busy or self._context.host.now() - full >= DISKS_SECONDS
             if not news:
                 before = self.state.domains
@@ -217,6 +221,7 @@ class Observer:
             if news:
                 await self._try(self.read_domains)
                 full = self._context.host.now()
+            took = self._context.host.now() - begun
 
     async def _keep_drbd(self) -> None:
         """What rang; while a resync runs, its resources; now and then everything."""

@@ -39,7 +39,7 @@ UID = "11111111-1111-4111-8111-111111111111"
 VOLUME_UID = "99999999-9999-4999-8999-999999999999"
 NAME, RESOURCE, DEVICE = "shaolin", "vm_shaolin", "/dev/drbd1"
 GUEST_ADDRESS = "10.0.0.91"
-LIMIT = 120.0  # seconds, under emulation on a busy machine
+LIMIT = 300.0  # seconds, under emulation on a busy machine
 SIZE = 64 << 20
 
 
