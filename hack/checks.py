@@ -17,11 +17,11 @@ from lab_lib import tools
 BIN = bootstrap.VENV / "bin"
 PYTHON_SCRIPTS = (
     "hack/devcluster/run",
-    *(f"hack/{name}" for name in ("test", "lock", "generate", "demo", "bench", "hosts", "lab")),
+    *(f"hack/{name}" for name in ("test", "lock", "generate", "demo", "bench", "explore", "hosts", "lab")),
 )
 
 TYPED_TESTS = (
-    *(f"tests/{name}" for name in ("agent", "cluster", "simulation")),
+    *(f"tests/{name}" for name in ("agent", "cluster", "model", "simulation")),
     *(f"tests/unit/{name}" for name in ("api", "drivers", "hack", "kubectl_xen", "runtime")),
 )
 

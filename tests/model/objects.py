@@ -1,0 +1,157 @@
+"""The API server's objects, and what a decision sees of them and of the hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from observe import LONG_AGO, MINOR, RESOURCE, VM, VM_UID, VOLUME, VOLUME_UID, host_state
+from states import HOSTS, NAMES, Api, Key, Last, Move, Placement
+
+from controller.api.drbdvolume import DrbdVolume
+from controller.api.xennode import XenNode
+from controller.api.xenvm import XenVM
+from controller.domain.actions import FINALIZER
+from controller.domain.world import HostView
+from controller.domain.world import Key as ObjectName
+
+VM_KEY, VOLUME_KEY = ("default", VM), ("default", VOLUME)
+
+
+def _meta(name: str, uid: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "uid": uid, "generation": 2, "resourceVersion": "1", "finalizers": [FINALIZER], **more}
+
+
+@cache
+def node(name: str, out_of_service: bool) -> XenNode:
+    return XenNode.model_validate(
+        {
+            "apiVersion": "xentandem.io/v1alpha1", "kind": "XenNode", "metadata": _meta(name, f"cccccccc-{name}"),
+            "spec": {
+                "agent": {"address": "127.0.0.1"}, "replication": {"address": f"10.0.0.8{name[-1]}"},
+                "volumeGroups": ["vg0"], "outOfService": out_of_service,
+            },
+        }
+    )  # fmt: skip
+
+
+@cache
+def volume() -> DrbdVolume:
+    return DrbdVolume.model_validate(
+        {
+            "apiVersion": "xentandem.io/v1alpha1", "kind": "DrbdVolume",
+            "metadata": _meta(VOLUME, VOLUME_UID, namespace="default"),
+            "spec": {
+                "size": "512Mi", "logicalVolume": {"group": "vg0", "name": RESOURCE}, "nodes": list(NAMES),
+                "resource": RESOURCE, "device": {"minor": MINOR, "port": 7789},
+            },
+            "status": {
+                "observedGeneration": 2, "nodes": list(NAMES), "resource": RESOURCE,
+                "device": {"minor": MINOR, "port": 7789},
+                "initialSync": {"node": "mk1", "operation": f"initial-sync-{VOLUME_UID}", "completed": True},
+            },
+        }
+    )  # fmt: skip
+
+
+@cache
+def vm(api: Api) -> XenVM:
+    status: dict[str, Any] = {"observedGeneration": 2 if api.acted_on else 1, "run": api.run}
+    if api.placement is not None:
+        status["placement"] = {"node": NAMES[api.placement.node], "epoch": api.placement.epoch}
+    if api.phase is not None:
+        status["phase"] = api.phase
+    if api.last_state is not None:
+        status["lastState"] = api.last_state
+    if (move := api.move) is not None:
+        status["migration"] = {
+            "id": move.id, "source": NAMES[move.source], "target": NAMES[move.target], "epoch": move.epoch,
+            "phase": "Transfer", "startedAt": LONG_AGO, "cancelRequested": move.cancelling, "outcome": move.outcome,
+        }  # fmt: skip
+    if (last := api.last) is not None:
+        status["lastMigration"] = {
+            "id": "x", "source": NAMES[1 - last.target], "target": NAMES[last.target], "outcome": last.outcome,
+            "startedAt": LONG_AGO, "finishedAt": LONG_AGO, "failures": 1 if last.outcome == "Failed" else 0,
+        }  # fmt: skip
+    deleting = {"deletionTimestamp": LONG_AGO} if api.deleting else {}
+    return XenVM.model_validate(
+        {
+            "apiVersion": "xentandem.io/v1alpha1", "kind": "XenVM",
+            "metadata": _meta(VM, VM_UID, namespace="default", **deleting),
+            "spec": {
+                "node": NAMES[api.node], "state": api.state, "memory": "512Mi", "kernel": "/boot/vmlinuz",
+                "root": "/dev/hda1 ro", "disks": [{"volume": VOLUME, "device": "hda1"}],
+            },
+            "status": status,
+        }
+    )  # fmt: skip
+
+
+def api_of(before: Api, changed: XenVM) -> Api:
+    """`before` with the status that a decision writes."""
+    status = changed.status
+    move, last, placement = status.migration, status.last_migration, status.placement
+    return before._replace(
+        acted_on=status.observed_generation == changed.metadata.generation,
+        placement=Placement(NAMES.index(placement.node), placement.epoch) if placement else None,
+        phase=status.phase,
+        run=status.run,
+        last_state=status.last_state,
+        move=Move(
+            move.id, NAMES.index(move.source), NAMES.index(move.target), move.epoch, move.cancel_requested, move.outcome
+        )
+        if move
+        else None,
+        last=Last(NAMES.index(last.target), last.outcome) if last else None,
+    )
+
+
+class Objects:
+    """controller.domain.world.Objects over one world's parts."""
+
+    def __init__(self, api: Api, views: Sequence[Key | None]) -> None:
+        self._api = api
+        self._hosts = {
+            NAMES[host]: _host_view(NAMES[host], api.out_of_service[host], views[host]) for host in HOSTS
+        }  # fmt: skip
+
+    def host(self, name: str) -> HostView:
+        return self._hosts[name] if name in self._hosts else HostView(name, None)
+
+    def hosts(self) -> Mapping[str, HostView]:
+        return self._hosts
+
+    def volume(self, key: ObjectName) -> DrbdVolume | None:
+        return volume() if key == VOLUME_KEY else None
+
+    def vm(self, key: ObjectName) -> XenVM | None:
+        return vm(self._api) if key == VM_KEY and self._api.exists else None
+
+    def vms_using(self, key: ObjectName) -> tuple[XenVM, ...]:
+        return (vm(self._api),) if key == VOLUME_KEY and self._api.exists else ()
+
+    def vms_on(self, name: str) -> tuple[XenVM, ...]:
+        placed = self._api.exists and self._api.placement is not None and NAMES[self._api.placement.node] == name
+        return (vm(self._api),) if placed else ()
+
+    def volumes_on(self, name: str) -> tuple[DrbdVolume, ...]:
+        return (volume(),)
+
+    def claims(self, kind: str, value: str) -> tuple[tuple[str, str, str], ...]:
+        if kind == "domain":
+            return (("default", VM, VM_UID),) if self._api.exists else ()
+        return (("default", VOLUME, VOLUME_UID),)
+
+    def used_minors(self) -> frozenset[int]:
+        return frozenset({MINOR})
+
+    def used_ports(self) -> frozenset[int]:
+        return frozenset({7789})
+
+
+@cache
+def _host_view(name: str, out_of_service: bool, key: Key | None) -> HostView:
+    if key is None:
+        return HostView(name, node(name, out_of_service), None, connected=False, error="no answer")
+    return HostView(name, node(name, out_of_service), host_state(key), connected=True)

@@ -1,0 +1,105 @@
+"""DRBD 8.4 between two hosts, protocol C, `allow-two-primaries no`, `fencing resource-only` without a handler.
+
+From the reference's sections 1.4 (roles), 1.8 (generation UUIDs) and 5. A guest writes all the time: whoever is Primary
+with a running guest and has lost its peer is ahead of it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from states import World, with_host
+
+
+class Refusal(Exception):
+    """drbdsetup says no."""
+
+
+def connected(world: World) -> bool:
+    return world.link in ("Connected", "Syncing")
+
+
+def peer_role(world: World, host: int) -> str:
+    return world.hosts[1 - host].role if connected(world) else "Unknown"
+
+
+def peer_disk(world: World, host: int) -> str:
+    return world.hosts[1 - host].disk if connected(world) else "DUnknown"
+
+
+def two_primaries_refused(world: World, host: int) -> bool:
+    """State change failed: (-1) Multiple primaries not allowed by config."""
+    return connected(world) and world.hosts[1 - host].role == "Primary"
+
+
+def peer_may_be_newer(world: World, host: int) -> bool:
+    """(-7) Refusing to be Primary while peer is not outdated."""
+    return not connected(world)
+
+
+PROMOTION: tuple[Callable[[World, int], bool], ...] = (two_primaries_refused, peer_may_be_newer)
+
+
+def promote(world: World, host: int) -> World:
+    one = world.hosts[host]
+    if one.role == "Primary":
+        return world
+    if one.role != "Secondary" or one.disk != "UpToDate" or any(refuses(world, host) for refuses in PROMOTION):
+        raise Refusal
+    return written(with_host(world, host, role="Primary"))
+
+
+def demote(world: World, host: int) -> World:
+    """(-12) Device is held open by someone: blkback has it until its domain is gone."""
+    one = world.hosts[host]
+    if one.role == "Unknown" or any(domain.attached for domain in one.domains):
+        raise Refusal
+    return with_host(world, host, role="Secondary")
+
+
+def written(world: World) -> World:
+    """What the guests wrote until now."""
+    for host, one in enumerate(world.hosts):
+        writes = any(domain.state == "running" and domain.attached for domain in one.domains)
+        if writes and one.role == "Primary" and not connected(world):
+            world = with_host(with_host(world, host, ahead=True), 1 - host, whole=False)
+    return world
+
+
+def disconnect(world: World) -> World:
+    """The peer is lost: the Primary's IO goes on (resource-only), the other one keeps what it has."""
+    return written(world._replace(link="Lost" if world.link != "StandAlone" else "StandAlone"))
+
+
+def connect(world: World) -> World:
+    """The handshake: Established, a resync from the one that was written alone, or split brain."""
+    first, second = world.hosts
+    if not world.cable or "Unknown" in (first.role, second.role) or world.link != "Lost":
+        return world
+    if first.ahead and second.ahead:
+        return world._replace(link="StandAlone")
+    source = 0 if first.ahead else 1 if second.ahead else None
+    if source is None:
+        disks = {first.disk, second.disk}
+        if "Inconsistent" not in disks:
+            world = with_host(with_host(world, 0, disk="UpToDate"), 1, disk="UpToDate")
+        return world._replace(link="Connected")
+    world = with_host(with_host(world, source, disk="UpToDate"), 1 - source, disk="Inconsistent")
+    return world._replace(link="Syncing", source=source)
+
+
+def synchronised(world: World) -> World:
+    source = world.source
+    world = with_host(world, 1 - source, disk="UpToDate", whole=world.hosts[source].whole)
+    return with_host(world, source, ahead=False)._replace(link="Connected")
+
+
+def power_lost(world: World, host: int) -> World:
+    """Everything in memory is gone; a peer notices."""
+    return disconnect(with_host(world, host, role="Unknown", domains=()))
+
+
+def attach(world: World, host: int) -> World:
+    """`drbdadm up` after a boot: without its peer it does not know whether it is the newest."""
+    disk = world.hosts[host].disk
+    return with_host(world, host, role="Secondary", disk="Consistent" if disk == "UpToDate" else disk)
