@@ -133,7 +133,10 @@ class Lab:
             while not snapshot and "LAB ready" not in machine.console(self.folder):
                 self._expect(machine, end, "did not come up")
             self.shell(machine.name).close()
-            self.shell(machine.name).connect()
+            try:
+                self.shell(machine.name).connect()
+            except LabFailed as error:
+                raise LabFailed(f"{error}; QEMU says: {machine.said(self.folder)}") from error
 
     def _agents(self, chosen: list[Machine]) -> None:
         """Until they answer."""

@@ -111,7 +111,8 @@ class Machine:
         if self.on():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        while self.on():
+        # Until it is reaped: a zombie's other threads may still hold the disks' locks and the ports
+        while self.pid > 0 and _started(self.pid, dead=True) == self.started:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self.pid, os.WNOHANG)
             time.sleep(0.01)
@@ -126,6 +127,10 @@ class Machine:
             return self._path(folder, "console").read_text(errors="replace")
         except FileNotFoundError:
             return ""
+
+    def said(self, folder: Path) -> str:
+        """By QEMU itself since it was started."""
+        return f"{self._path(folder, 'log').read_text().strip()} ({'on' if self.on() else 'off'})"
 
     def seed(self, folder: Path) -> Path:
         return self._path(folder, "seed.img")
@@ -182,10 +187,10 @@ def _escaped(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-def _started(pid: int) -> str:
-    """Start time in ticks (proc(5)); empty when there is no such living process."""
+def _started(pid: int, *, dead: bool = False) -> str:
+    """Start time in ticks (proc(5)); empty when there is no such living (or, if `dead`, not yet reaped) process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    return "" if fields[0] in "ZX" and not dead else fields[19]
