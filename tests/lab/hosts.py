@@ -238,16 +238,18 @@ class Hosts:
     async def operate(self, name: str, operation: str, body: Any) -> OperationState:
         return await self.clients[name].operate(OperationRequest(id=operation, term=1, body=body))
 
-    async def ended(
-        self, name: str, operation: str, outcome: str = "Succeeded", *, limit: float = LIMIT
-    ) -> OperationState:
-        def over(state: HostState) -> bool:
-            return operation in state.operations and state.operations[operation].outcome is not None
-
-        state = await self.becomes(name, f"the end of {operation}", over, limit=limit)
-        seen = state.operations[operation]
+    async def ended(self, name: str, operation: str, outcome: str = "Succeeded") -> OperationState:
+        seen = await self.over(name, operation)
         assert seen.outcome == outcome, f"{seen}\n{await self.story()}"
         return seen
+
+    async def over(self, name: str, operation: str) -> OperationState:
+        """Its end, whatever the outcome."""
+
+        def ended(state: HostState) -> bool:
+            return operation in state.operations and state.operations[operation].outcome is not None
+
+        return (await self.becomes(name, f"the end of {operation}", ended)).operations[operation]
 
     async def operation(self, name: str, operation: str = "move") -> OperationState | None:
         return (await self.state(name)).operations.get(operation)
