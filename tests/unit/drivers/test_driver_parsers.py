@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable
 
 import pytest
+from drbd_facts import EXPECTED_9, EXPECTED_84, HOWTO, NINE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import SAMPLES, of_kind
-from test_driver_drbd import EXPECTED_9, EXPECTED_84, HOWTO, NINE
 
 from agent.drivers.drbd_files import parse_config
 from agent.drivers.drbd_parse import parse_dump, parse_event, parse_generations, parse_proc
