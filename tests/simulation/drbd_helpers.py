@@ -119,6 +119,10 @@ async def pair(directory: Path, *, timing: Timing = REAL, seed: int = 0) -> Asyn
         simulation.truth.check()
 
 
+async def primary(one: Pair, host: SimulatedHost | None = None) -> None:
+    await one.ok(host or one.mk1, "drbdsetup", "primary", "1")
+
+
 @dataclass
 class Shown:
     """One command of a sample file."""

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.drivers.xen_parse import parse_list
 from agent.host import Completed, Job, PipedProcess
 from agent.simulation.cluster import Simulation
+from agent.simulation.guest import Guest
 from agent.simulation.host import SimulatedHost
 from agent.simulation.hypervisor import Domain, Xen
 
@@ -20,6 +22,8 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 UUID = "f27b9dda-56c0-4573-87da-a4b07ed4f2fc"
 NAME = "shaolin"
 SIZE = 8 << 20
+# How the lines of xl and of its libraries begin that a recorded migration is compared by
+SAYS = ("migration", "Saving", "Loading", " Savefile", "Parsing", "xc:", "libxl", "Migration")
 RELAY = f"{sys.executable} {Path(__file__).parent / 'stream_relay.py'}"
 
 
@@ -99,6 +103,23 @@ def domain(host: SimulatedHost, name: str = NAME) -> Domain:
     return found
 
 
+def guest(host: SimulatedHost, name: str = NAME) -> Guest:
+    found = domain(host, name).guest
+    assert found is not None
+    return found
+
+
+async def names(host: SimulatedHost) -> dict[str, str]:
+    """Name -> the six columns, as `xl list` shows them."""
+    lines = (await xl(host, "list")).stdout.splitlines()[2:]
+    return {line[:40].rstrip(): line.split()[-2] for line in lines}
+
+
+async def states(host: SimulatedHost) -> dict[str, str]:
+    """Name -> the six columns, as the agent's own parser reads them."""
+    return {state.name: state.flags for state in parse_list((await xl(host, "list", "-v")).stdout)}
+
+
 async def until(simulation: Simulation, condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for a condition of the simulation with a limit of real time."""
     async with asyncio.timeout(seconds):
@@ -109,6 +130,11 @@ async def until(simulation: Simulation, condition: Callable[[], bool], seconds: 
 async def until_records(simulation: Simulation, more: int = 3, uuid: str = UUID) -> None:
     goal = simulation.truth.records(uuid).acknowledged + more
     await until(simulation, lambda: simulation.truth.records(uuid).acknowledged >= goal)
+
+
+async def started(simulation: Simulation, source: SimulatedHost, text: str = "") -> None:
+    assert (await create(source, text)).exit == 0
+    await until_records(simulation)
 
 
 def words(text: str) -> str:
@@ -184,3 +210,21 @@ async def start_move(source: SimulatedHost, listener: Listener, *flags: str, sco
 
 async def said_by(job: Job) -> str:
     return "".join([line + "\n" async for line in job.stderr()])
+
+
+async def attach(host: SimulatedHost, domid: int, devid: int = 51712) -> None:
+    backend = f"/local/domain/0/backend/vbd/{domid}/{devid}"
+    await host.run(
+        ["xenstore-write", f"{backend}/physical-device-path", "/dev/drbd1", f"{backend}/physical-device", "93:1"]
+    )
+
+
+async def take_over(simulation: Simulation, disk: SharedDisk, target: SimulatedHost) -> None:
+    """What the agents do after the report: demote, promote, attach, unpause."""
+    assert disk.demote()
+    disk.primary = target.name
+    arrived = domain(target)
+    await attach(target, arrived.domid)
+    assert arrived.vbds[51712].connected
+    await xl(target, "unpause", NAME)
+    await until_records(simulation)
