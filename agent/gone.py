@@ -36,7 +36,11 @@ class Gone:
     def check(self, uid: str) -> None:
         """Raises Refused("Gone")."""
         if uid in self._context.observer.state.gone:
-            raise Refused("Gone", f"the object with uid {uid} was deleted; what still comes for it is too late")
+            raise Refused(
+                "Gone",
+                f"the object with uid {uid} was deleted, and what still comes for it is too late. If it was restored"
+                " from a backup: delete it and apply it again, which gives it a uid of its own",
+            )
 
     def _show(self) -> None:
         self._context.observer.put_gone({key: value["at"] for key, value in self._context.journal.items("gone")})

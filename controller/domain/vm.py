@@ -371,4 +371,5 @@ def _delete(case: VmCase) -> Decision:
 
 def _may_come_late(case: VmCase, host: HostView) -> bool:
     """A request to start it there could still be under way: its agent must know that the VM is gone for good."""
-    return host is case.home and host.live is not None and case.uid not in host.live.gone
+    at_home = case.placement is not None and host.name == case.placement.node
+    return at_home and host.live is not None and case.uid not in host.live.gone
