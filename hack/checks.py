@@ -25,6 +25,8 @@ TYPED_TESTS = (
     *(f"tests/unit/{name}" for name in ("api", "drivers", "hack", "kubectl_xen", "runtime")),
 )
 
+LAB_TESTS = ("tests/lab",)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -42,18 +44,17 @@ def main(arguments: list[str]) -> int:
     os.chdir(bootstrap.PROJECT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if "-h" in arguments or "--help" in arguments:
-        print("usage: hack/test [--checks] [PYTEST ARGUMENT...]   (pytest's own help: .venv/bin/pytest --help)")
+        print("usage: hack/test [--checks | --no-lab] [PYTEST ARGUMENT...]   (pytest's own: .venv/bin/pytest --help)")
         return 0
     try:
-        if arguments and "--checks" not in arguments:
-            return _tests(arguments, [])
+        if arguments and not {"--checks", "--no-lab"} & set(arguments):
+            return _pytest(arguments)
         results = _checks()
-        if "--checks" in arguments:
-            return 0 if all(result.passed for result in results) else 1
-        code = _tests([], results)
+        if "--checks" not in arguments:
+            results = _tests(results, lab="--no-lab" not in arguments)
     except KeyboardInterrupt:
         return 130
-    return code or (0 if all(result.passed for result in results) else 1)
+    return 0 if all(result.passed for result in results) else 1
 
 
 def _checks() -> list[Result]:
@@ -117,15 +118,26 @@ def _programs_problem() -> str:
     return ""
 
 
-def _tests(arguments: list[str], results: list[Result]) -> int:
-    """pytest, with the checks' summary before its closing line (see pytest_checks)."""
+def _tests(results: list[Result], *, lab: bool) -> list[Result]:
+    """All tests; those on real hosts after the others, where they can run: they want the machine for themselves."""
+    why_not = tools.why_not() if lab else "--no-lab"
+    workers = max(2, min(4, os.cpu_count() or 2))
+    suites = [("tests", ["-n", str(workers), "--dist", "loadgroup", *(f"--ignore={path}" for path in LAB_TESTS)])]
+    if not why_not:
+        suites.append(("tests on real Xen hosts", [*LAB_TESTS, "--durations=10"]))
+    for name, arguments in suites:
+        told = [str(result) for result in results]
+        if why_not:
+            told.append(f"left out: the tests on real Xen hosts ({why_not}); hack/test {' '.join(LAB_TESTS)} runs them")
+        begun = time.monotonic()
+        code = _pytest(arguments, told)
+        results = [*results, Result(name, code == 0, time.monotonic() - begun)]
+    return results
+
+
+def _pytest(arguments: list[str], told: list[str] | None = None) -> int:
+    """pytest, with the lines `told` before its closing line (see pytest_checks)."""
     environment = dict(os.environ, PATH=devcluster.path_with_kubectl(bootstrap.say))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, ["hack", os.environ.get("PYTHONPATH")]))
-    lines = [str(result) for result in results]
-    if not arguments:
-        workers = max(2, min(4, os.cpu_count() or 2))
-        arguments = ["-n", str(workers), "--dist", "loadgroup", "--ignore=tests/lab"]
-        why_not = tools.why_not() or "they take minutes"
-        lines.append(f"left out: the tests on real Xen hosts ({why_not}); hack/test tests/lab runs them")
-    environment["XENTANDEM_CHECKS"] = "\n".join(lines)
+    environment["XENTANDEM_CHECKS"] = "\n".join(told or ())
     return subprocess.call([str(BIN / "pytest"), "-p", "pytest_checks", *arguments], env=environment)

@@ -8,7 +8,7 @@ import sys
 
 from lab_lib import settings
 from lab_lib.lab import Lab
-from lab_lib.tools import LabFailed, say, step
+from lab_lib.tools import LabFailed, prepare, say, step
 
 CLEAN = "clean"
 
@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         help="Debian's hypervisor: main (4.17.5: PV and PVH guests move) or security (what people run: PVH alone)",
     )
     up.set_defaults(do=_up)
+
+    prepared = commands.add_parser("prepare", help="install the Debian packages that the lab is made with, and no more")
+    prepared.set_defaults(do=lambda _: prepare())
 
     commands.add_parser("down", help="power off, and forget the disks").set_defaults(do=lambda _: _lab().down())
     commands.add_parser("status", help="hosts, ports, cables").set_defaults(do=_status)

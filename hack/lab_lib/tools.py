@@ -22,6 +22,7 @@ PACKAGES = {
     "ssh": "openssh-client",
 }
 """Program: the Debian package that has it. gcc also needs libc6-dev."""
+RETRY = ("-o", "Acquire::Retries=5")
 
 
 class LabFailed(Exception):
@@ -64,8 +65,8 @@ def prepare() -> None:
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         with step(f"Installing {', '.join(missing)}"):
             environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-            run(["apt-get", "update", "-qq"], env=environment)
-            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=environment)
+            run(["apt-get", "update", "-qq", *RETRY], env=environment)
+            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *RETRY, *missing], env=environment)
     if reason := why_not():
         raise LabFailed(reason)
 
