@@ -65,8 +65,12 @@ class Kind:
         return f"{self.plural}.{GROUP}"
 
 
+def _condition(kind: str, field: str) -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
+
+
 def _ready(field: str) -> str:
-    return f'.status.conditions[?(@.type=="Ready")].{field}'
+    return _condition("Ready", field)
 
 
 _AGE = Column("Age", ".metadata.creationTimestamp", "", type="date")
@@ -81,6 +85,7 @@ KINDS: tuple[Kind, ...] = (
             Column("DRBD", ".status.drbdVersion", "Version of the DRBD kernel module."),
             Column("Free memory", ".status.memory.free", "Memory that no domain has."),
             Column("VMs", ".status.domains", "Domains on the host that are XenVMs.", type="integer"),
+            Column("Maintenance", _condition("Drained", "reason"), "How far the host is cleared, SafeToReboot at last."),
             Column("Phase", ".status.phase", "One word on how the host stands.", wide=True),
             Column("Address", ".spec.agent.address", "Where the agent is reached.", wide=True),
             _MESSAGE,
@@ -111,6 +116,7 @@ KINDS: tuple[Kind, ...] = (
             Column("State", ".status.phase", "One word on how the VM stands."),
             Column("Memory", ".spec.memory", "Memory that the VM starts with."),
             Column("Migration", ".status.migration.summary", "The live migration on its way."),
+            Column("Displaced", ".status.displaced.summary", "Why it is not on the host that the spec asks for."),
             Column("Wanted node", ".spec.node", "The host that the spec asks for.", wide=True),
             Column("ID", ".status.domain.id", "Domain number, as xl list shows it.", type="integer", wide=True),
             Column("VCPUs", ".spec.vcpus", "Virtual CPUs.", type="integer", wide=True),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from controller.api.common import ApiModel, ApiObject, GroupName, NodeName, Quantity, Status
+from controller.api.common import ApiModel, ApiObject, GroupName, Message, NodeName, Quantity, Status, Time
 from controller.api.rules import Rule, checked, validations
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -103,9 +103,13 @@ class XenNodeSpec(ApiModel):
     """LVM volume groups of the host in which logical volumes may be made, such as vg0. Nothing else is touched."""
     schedulable: bool = True
     """false: no new volume and no VM without spec.node is placed here. What is here stays."""
+    maintenance: bool = False
+    """true: every VM that runs here is moved away live, and nothing is placed or started here. The condition Drained
+    says what is left, what stands in its way, and when the host may be rebooted (reason SafeToReboot). false again: a
+    move that is not in its hand-over is cancelled, and what was moved away comes back (spec.failback of the XenVM)."""
     out_of_service: bool = False
     """true is your word that the host is off and stays off: nothing is placed on it or asked of it, and what it holds
-    no longer holds up the deletion of a VM or a volume. No VM is started elsewhere by it."""
+    no longer holds up the deletion of a VM or a volume. Its VMs with onNodeFailure: FailOver are started elsewhere."""
 
 
 class NodeMemory(ApiModel):
@@ -128,7 +132,23 @@ class NodeVolumeGroup(ApiModel):
     """Free space of the volume group."""
 
 
-XenNodePhase = Literal["Pending", "Ready", "NotReady", "Cordoned", "OutOfService", "Deleting"]
+class FencedStatus(ApiModel):
+    """The record that a fence agent switched the host off and then confirmed that it is off."""
+
+    at: Time
+    """When the fence agent confirmed that the host is off."""
+    boot_id: Annotated[str, Field(alias="bootID", min_length=1, max_length=64)]
+    """The host's last known boot. The record ends when its agent answers in another one: the host came back."""
+    operation: Annotated[str, Field(max_length=63)]
+    """Identifier of the fencing that switched it off."""
+    evidence: Message
+    """The fence agent's name and what it said."""
+    contradicted_at: Time | None = None
+    """When the host's agent answered in the very boot that had been fenced. The host was never off: the record is no
+    evidence, and a person must find out which machine spec.fencing switches off."""
+
+
+XenNodePhase = Literal["Pending", "Ready", "NotReady", "Cordoned", "Maintenance", "OutOfService", "Deleting"]
 
 
 class XenNodeStatus(Status):
@@ -152,6 +172,8 @@ class XenNodeStatus(Status):
     """The volume groups that spec.volumeGroups names, as they are found on the host."""
     domains: Annotated[int | None, Field(ge=0)] = None
     """Number of domains on the host that are XenVMs, running or paused; dom0 and other domains don't count."""
+    fenced: FencedStatus | None = None
+    """A fence agent's evidence that the host is off, until its agent answers again."""
 
 
 class XenNode(ApiObject):

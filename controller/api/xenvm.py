@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, computed_field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from controller.api.common import (
     MIB,
     ApiModel,
     ApiObject,
-    Message,
     NodeName,
-    OperationRecord,
     Quantity,
-    Status,
-    Time,
     mebibytes,
     quantity_bytes,
 )
 from controller.api.rules import PATH, PRINTABLE, Rule, checked, text, validations
+from controller.api.xenvm_status import VmState, XenVMStatus
 
-VmState = Literal["Running", "Stopped", "Paused"]
 OnEvent = Literal["destroy", "restart", "preserve"]
 _TEXT_SAY = "leave quotes, backslashes and line breaks out: the text is one line of the kernel's command line"
 
@@ -161,7 +157,8 @@ class Network(ApiModel):
 
 
 class XenVMSpec(ApiModel):
-    """What the VM shall be. A change of anything but node and state takes effect when the VM starts the next time."""
+    """What the VM shall be. node, state, onNodeFailure, failback and priority take effect at once; a change of anything
+    else when the VM starts the next time."""
 
     model_config = ConfigDict(json_schema_extra=_SPEC_RULES)
 
@@ -226,8 +223,17 @@ class XenVMSpec(ApiModel):
     """What happens when the guest crashes, xl.cfg(5): restart, destroy, or preserve (kept, to be examined)."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
     """Seconds that the guest gets to shut down when the VM is stopped or deleted, before it is destroyed."""
-    on_node_failure: Literal["Stay"] = "Stay"
-    """What happens when the host fails. Stay: the VM waits for its host; nothing is started elsewhere by itself."""
+    on_node_failure: Literal["Stay", "FailOver"] = "Stay"
+    """What happens when the host fails. Stay: the VM waits for its host, or for you. FailOver: once the host is known
+    to be off (spec.outOfService or a confirmed fencing of the XenNode, never silence alone), the VM is started on
+    another host that has its disks up to date."""
+    failback: Literal["Automatic", "Manual"] | None = None
+    """When a VM that had to leave the host of spec.node goes back, live. Automatic: as soon as that host can take it.
+    Manual: only when spec.node is edited. Omitted: when a person has said that the host is good, by ending its
+    maintenance or its outOfService; after a fencing alone it stays where it is."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """A VM with a higher number is moved away earlier in a maintenance, and gets memory first when a host has
+    failed."""
 
     @property
     def memory_mib(self) -> int:
@@ -237,134 +243,6 @@ class XenVMSpec(ApiModel):
     def max_memory_mib(self) -> int:
         """maxMemory, or memory when it is omitted."""
         return quantity_bytes(self.max_memory or self.memory) // MIB
-
-
-class Placement(ApiModel):
-    """The one host that may run the VM. It changes only with a new epoch."""
-
-    node: NodeName
-    """Name of the XenNode."""
-    epoch: Annotated[int, Field(ge=1)]
-    """Number of the placement; each change of host makes a higher one, and agents refuse a lower one."""
-
-
-class DomainStatus(ApiModel):
-    """The Xen domain."""
-
-    id: Annotated[int | None, Field(ge=1)] = None
-    """Domain number on its host, as xl list shows it."""
-    since: Time | None = None
-    """When the domain came into its present state."""
-
-
-class NetworkStatus(ApiModel):
-    """A network card as it was given to the domain."""
-
-    bridge: Annotated[str, Field(max_length=63)]
-    """Bridge of the host."""
-    mac: Annotated[str, Field(max_length=17)]
-    """MAC address, given or made from the VM's uid."""
-
-
-MigrationPhase = Literal["Preflight", "Transfer", "HandOver", "Done", "Cancelling"]
-MigrationOutcome = Literal["Succeeded", "Failed", "Cancelled"]
-
-
-class Migration(ApiModel):
-    """A live migration: the running one, or the last one with its outcome."""
-
-    id: Annotated[str, Field(max_length=63)]
-    """Identifier of the operation, the same on both hosts."""
-    source: NodeName
-    """The host that the VM leaves."""
-    target: NodeName
-    """The host that the VM goes to."""
-    epoch: Annotated[int, Field(ge=1)]
-    """Number of the placement on the target."""
-    phase: MigrationPhase = "Preflight"
-    """Preflight: nothing is changed yet; Transfer: memory is copied while the VM runs; HandOver: the disk changes sides
-    and the VM goes on at the target; Done; Cancelling."""
-    percent: Annotated[float | None, Field(ge=0, le=100)] = None
-    """How much of the memory was sent; never runs backwards."""
-    round: Annotated[int | None, Field(ge=0)] = None
-    """Round of the copying: pages that were changed meanwhile are sent again in the next."""
-    rate: Annotated[str, Field(max_length=32)] = ""
-    """Speed of the copying, such as 110 MiB/s."""
-    started_at: Time | None = None
-    """When the move began."""
-    observed_at: Time | None = None
-    """When percent, round and rate were taken."""
-    cancel_requested: bool = False
-    """true once spec.node was changed back before the hand-over."""
-    message: Message = ""
-    """How it stands, or why it did not happen."""
-    outcome: MigrationOutcome | None = None
-    """Succeeded, Failed or Cancelled; not there while the move is on its way."""
-
-    @computed_field(  # type: ignore[prop-decorator]
-        description="The move on its way in one text, for the MIGRATION column: mk1 -> mk2 45%.",
-        json_schema_extra={"maxLength": 160},
-    )
-    @property
-    def summary(self) -> str | None:
-        if self.outcome is not None:
-            return None
-        arrow = f"{self.source} -> {self.target}"
-        if self.phase == "Transfer" and self.percent is not None:
-            return f"{arrow} {self.percent:.0f}%"
-        return f"{arrow} {self.phase}"
-
-
-class LastMigration(ApiModel):
-    """How the last live migration ended."""
-
-    id: Annotated[str, Field(max_length=63)]
-    """Identifier of the operation."""
-    source: NodeName
-    """The host that the VM was to leave."""
-    target: NodeName
-    """The host that it was to go to."""
-    outcome: MigrationOutcome
-    """Succeeded, Failed or Cancelled."""
-    started_at: Time | None = None
-    """When the move began."""
-    finished_at: Time | None = None
-    """When the move ended."""
-    message: Message = ""
-    """Why it failed, or what was measured."""
-    failures: Annotated[int, Field(ge=0)] = 0
-    """How many moves failed one after the other; the next try waits longer each time."""
-
-
-XenVMPhase = Literal[
-    "Pending", "Starting", "Running", "Paused", "Stopping", "Stopped", "Migrating", "Halted", "Crashed", "Stalled",
-    "Deleting", "Unknown",
-]  # fmt: skip
-
-
-class XenVMStatus(Status):
-    """What the controller decided for the VM, and what its host says of it."""
-
-    phase: XenVMPhase | None = None
-    """One word for people; conditions hold the truth."""
-    placement: Placement | None = None
-    """The one host that may run the VM."""
-    run: Annotated[int, Field(ge=0)] = 0
-    """Counts the starts that were asked for, so that a guest that powered itself off isn't started again by mistake."""
-    last_state: VmState | None = None
-    """The spec.state that was last acted on."""
-    domain: DomainStatus | None = None
-    """The Xen domain, if there is one."""
-    networks: Annotated[tuple[NetworkStatus, ...], Field(max_length=8)] = ()
-    """Network cards with their MAC addresses."""
-    migration: Migration | None = None
-    """The live migration that is on its way, or the last one."""
-    last_migration: LastMigration | None = None
-    """How the last live migration ended."""
-    restarts: Annotated[int, Field(ge=0)] = 0
-    """How often the guest was restarted since it last ran for ten minutes."""
-    operation: OperationRecord | None = None
-    """The running operation, if there is one."""
 
 
 class XenVM(ApiObject):

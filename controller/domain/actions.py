@@ -18,7 +18,7 @@ from agent.protocol import (
 )
 from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.api.xennode import XenNodeStatus
-from controller.api.xenvm import XenVMStatus
+from controller.api.xenvm_status import XenVMStatus
 from controller.domain.world import Question, World
 
 FINALIZER = "xentandem.io/protect"

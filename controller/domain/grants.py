@@ -7,7 +7,7 @@ back after the release. A grant is exclusive: a host gets an epoch only after th
 from __future__ import annotations
 
 from agent.protocol import Refusal, VmState
-from controller.api.xenvm import Placement
+from controller.api.xenvm_status import Placement
 from controller.domain.vm_case import VmCase
 from controller.domain.world import vm_on
 

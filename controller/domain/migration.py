@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from agent.protocol import OperationState, Refusal
 from controller.api.common import OperationRecord
-from controller.api.xenvm import LastMigration, Migration, Placement
+from controller.api.xenvm_status import LastMigration, Migration, Placement
 from controller.domain.actions import DEPOSED, STEP_SECONDS, Decision, Operate, Request, refusal_of
 from controller.domain.conditions import seconds, timestamp
 from controller.domain.engine import blocked, position, refusals

@@ -13,7 +13,7 @@ from agent.protocol import (
     OperationState,
     PreflightRequest,
 )
-from controller.api.xenvm import Migration
+from controller.api.xenvm_status import Migration
 from controller.domain.actions import Cancel, Operate, Request
 from controller.domain.vm_case import VmCase
 from controller.domain.world import Answer, HostView, Question, operation_on, vm_on

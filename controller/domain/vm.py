@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.protocol import DomainRemoval, Refusal
-from controller.api.xenvm import Placement, XenVM
+from controller.api.xenvm import XenVM
+from controller.api.xenvm_status import Placement
 from controller.domain import grants, migration
 from controller.domain.actions import FINALIZER, PASSING, Decision, DeleteDomain, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
@@ -336,8 +337,7 @@ def _delete(case: VmCase) -> Decision:
         return Decision()
     report, home = Report(case), case.home
     if home is not None:
-        said_off = home.node is not None and home.node.spec.out_of_service
-        if home.live is None and not said_off:
+        if home.live is None and not home.off:
             message = (
                 f"deleting is blocked: the agent of {home.name} does not answer ({home.error}), and the VM may run "
                 f"there. If the host is off for good: set outOfService: true on XenNode {home.name}"

@@ -17,7 +17,8 @@ from agent.protocol import (
     VmState,
 )
 from controller.api.drbdvolume import DrbdVolume
-from controller.api.xenvm import NetworkStatus, Placement, XenVM, XenVMStatus
+from controller.api.xenvm import XenVM
+from controller.api.xenvm_status import NetworkStatus, Placement, XenVMStatus
 from controller.domain.actions import PutDomain, PutVolume, Refused
 from controller.domain.volume_case import VolumeCase
 from controller.domain.world import HostView, World, domains_on, vm_on

@@ -7,7 +7,7 @@ from typing import Literal
 
 from agent.protocol import DiskConfig, DomainConfig, NetworkConfig, Refusal, VmState
 from controller.api.common import Condition, OperationRecord
-from controller.api.xenvm import DomainStatus, XenVMStatus
+from controller.api.xenvm_status import DomainStatus, XenVMStatus
 from controller.domain.actions import (
     FINALIZER,
     PASSING,

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from controller.api.common import ApiObject
 from controller.api.drbdvolume import DrbdVolume, DrbdVolumeStatus
 from controller.api.xennode import XenNode
-from controller.api.xenvm import XenVM, XenVMStatus
+from controller.api.xenvm import XenVM
+from controller.api.xenvm_status import XenVMStatus
 from controller.runtime.api_server import KINDS
 from controller.runtime.index import Claim, Claims, Holder, Index, claims_of, volume_holds
 from controller.runtime.queue import ObjectKey

@@ -17,7 +17,8 @@ from controller.api.common import Status
 from controller.api.crd import KINDS, Kind, Schema, object_schema
 from controller.api.drbdvolume import DrbdVolume, DrbdVolumeStatus
 from controller.api.xennode import XenNode
-from controller.api.xenvm import Migration, XenVM, XenVMStatus
+from controller.api.xenvm import XenVM
+from controller.api.xenvm_status import Migration, XenVMStatus
 
 HERE = Path(__file__).parent
 WRONG: list[dict[str, Any]] = yaml.safe_load((HERE / "wrong_manifests.yaml").read_text())

@@ -95,6 +95,7 @@ def test_columns_show_fields_that_are_there(kind: Kind) -> None:
     paths |= {
         ".metadata.creationTimestamp",
         *(f'.status.conditions[?(@.type=="Ready")].{one}' for one in ("status", "message")),
+        '.status.conditions[?(@.type=="Drained")].reason',
     }
     assert {column.path for column in kind.columns} <= paths
     assert set(kind.selectable) <= paths

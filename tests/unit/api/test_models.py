@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from controller.api.common import Condition, ObjectMeta, bytes_quantity, condition, mib_quantity, quantity_bytes
 from controller.api.drbdvolume import DrbdVolume, DrbdVolumeSpec, DrbdVolumeStatus, SyncStatus
 from controller.api.xennode import XenNode, XenNodeStatus
-from controller.api.xenvm import Migration, XenVM, XenVMSpec, XenVMStatus
+from controller.api.xenvm import XenVM, XenVMSpec
+from controller.api.xenvm_status import Migration, XenVMStatus
 
 READY = Condition(
     type="Ready", status="True", observed_generation=1, last_transition_time="2031-02-01T10:00:00Z", reason="Running"

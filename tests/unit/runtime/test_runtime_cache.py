@@ -9,7 +9,7 @@ import pytest
 from raw_objects import again, node, vm, volume
 
 from controller.api.drbdvolume import DeviceStatus, DrbdVolume, DrbdVolumeStatus, LogicalVolumeStatus
-from controller.api.xenvm import Placement, XenVMStatus
+from controller.api.xenvm_status import Placement, XenVMStatus
 from controller.runtime.cache import Cache
 from controller.runtime.queue import ObjectKey
 
