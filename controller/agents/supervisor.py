@@ -64,6 +64,7 @@ class Supervisor:
         self.state: HostState | None = None
         self.error = NO_ANSWER_YET
         self.versions = dict.fromkeys(SECTIONS, 0)  # another number after every change in a section; never one twice
+        self.heard = 0  # a larger number after every line of the agent; never one twice
         self._notify, self._clock, self._first_retry = notify, clock, first_retry
         self._current = False  # `state` is what the agent says, or said a moment ago
         self._synced = False  # this stream has given its snapshot
@@ -129,7 +130,7 @@ class Supervisor:
         expected = state.revision if event.type == "heartbeat" else state.revision + 1
         if event.revision != expected:
             raise Gap(f"{self.node}: revision {event.revision} instead of {expected}")
-        self._heard = self._clock()
+        self._heard, self.heard = self._clock(), next(_numbers)
         if event.type == "changed":
             self._change(state, event)
 
@@ -141,7 +142,7 @@ class Supervisor:
             raise Gap(f"the agent at this address is {new.node}'s, not {self.node}'s")
         old, known = self.state, self.connected
         self.versions = {section: next(_numbers) for section in SECTIONS}
-        self.state, self.error, self._heard = new, "", self._clock()
+        self.state, self.error, self._heard, self.heard = new, "", self._clock(), next(_numbers)
         self._current, self._synced, self._broken = True, True, None
         self.tried.set()
         if old is None or not known:

@@ -40,6 +40,19 @@ class HostView:
     state: HostState | None = None
     connected: bool = False  # the watch is alive and its last line is no older than its limit
     error: str = ""  # why it is not connected
+    heard_since_fenced: bool = False  # the agent said anything after status.fenced, as it stands, was decided
+
+    @property
+    def off(self) -> bool:
+        """Whether there is evidence that the host is off: a person's word (spec.outOfService), or a fence agent's
+        (status.fenced) that nothing contradicts. Silence is none, and a host that answers is not off.
+        """
+        if self.node is None or self.live is not None:
+            return False
+        fenced = self.node.status.fenced
+        if fenced is not None and fenced.contradicted_at is None and not self.heard_since_fenced:
+            return True
+        return self.node.spec.out_of_service
 
     @property
     def live(self) -> HostState | None:

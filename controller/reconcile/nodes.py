@@ -19,9 +19,18 @@ def decide(world: World, found: ApiObject, refused: tuple[Refused, ...]) -> Deci
 
 
 def concerned(cache: Cache, change: Change) -> Iterator[ObjectKey]:
-    """Everything on the node, and what waits for a place; only for a new wish: its status changes nothing for them."""
+    """Everything on the node, and what waits for a place, for a new wish and for new evidence that the host is off.
+    Nothing else in its status changes anything for them."""
     old, new = change.old, change.new
-    if old is None or new is None or old.metadata.generation != new.metadata.generation or old.deleting != new.deleting:
+    assert old is None or isinstance(old, XenNode)
+    assert new is None or isinstance(new, XenNode)
+    if (
+        old is None
+        or new is None
+        or old.metadata.generation != new.metadata.generation
+        or old.deleting != new.deleting
+        or old.status.fenced != new.status.fenced
+    ):
         yield from cache.concerned(change.key[2])
         yield from unplaced(cache)
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from controller.agents.supervisor import Supervisors
 from controller.api.drbdvolume import DrbdVolume
+from controller.api.xennode import FencedStatus, XenNode
 from controller.api.xenvm import XenVM
 from controller.domain.world import NO_ANSWER_YET, HostView, Key
 from controller.runtime.cache import Cache
 from controller.runtime.queue import ObjectKey
+
+
+class _Look(NamedTuple):
+    """The first look at a version of a XenNode."""
+
+    node: XenNode | None
+    fenced: FencedStatus | None
+    heard: int  # of the agent, at that look
+    before: int  # the same before the record `fenced` was decided
 
 
 class View:
@@ -19,6 +30,7 @@ class View:
         self._cache, self._supervisors = cache, supervisors
         self._hosts: dict[str, HostView] = {}
         self._versions: dict[str, dict[str, int]] = {}  # of the sections of the host's state that its view was made of
+        self._looks: dict[str, _Look] = {}
 
     def host(self, name: str) -> HostView:
         """The same view as long as nothing in it changed: what it has worked out from the state is worked out once."""
@@ -29,20 +41,35 @@ class View:
             return HostView(name, node, error="no XenNode of this name" if node is None else NO_ANSWER_YET)
         connected = supervisor.connected
         error = "" if connected else supervisor.error or "the agent is silent"
+        since_fenced = self._heard_since_fenced(name, node, supervisor.heard)
         known = self._hosts.get(name)
         versions, seen = supervisor.versions, self._versions.get(name, {})
         if (
             known is None
             or known.node is not node
             or known.state is not supervisor.state
-            or (known.connected, known.error) != (connected, error)
+            or (known.connected, known.error, known.heard_since_fenced) != (connected, error, since_fenced)
         ):
-            view = HostView(name, node, supervisor.state, connected, error)
+            view = HostView(name, node, supervisor.state, connected, error, since_fenced)
             if known is not None and known.connected == connected:
                 _hand_on(known, view, {section for section, one in versions.items() if one == seen.get(section)})
             known = self._hosts[name] = view
             self._versions[name] = dict(versions)
         return known
+
+    def _heard_since_fenced(self, name: str, node: XenNode | None, heard: int) -> bool:
+        """By counting what the agent said, not by clocks: those of two controllers differ.
+
+        A record was decided from the version of the object before it, so that what was heard after the first look at
+        that version came too late for it. A record that was found at the start is older than all that is heard.
+        """
+        last = self._looks.get(name)
+        if last is None or last.node is not node:
+            fenced = node.status.fenced if node else None
+            same = last is not None and last.fenced == fenced
+            before = last.before if last and same else last.heard if last else 0
+            last = self._looks[name] = _Look(node, fenced, heard, before)
+        return last.fenced is not None and heard > last.before
 
     def hosts(self) -> Mapping[str, HostView]:
         return {name: self.host(name) for name in sorted(self._cache.nodes)}

@@ -43,6 +43,7 @@ class Told:
     connected: bool = True
     versions: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    heard: int = 0
 
 
 @dataclass

@@ -113,6 +113,16 @@ def test_a_nodes_new_wish_concerns_what_is_there_and_its_status_nobody(cache: Ca
     assert A in set(nodes.concerned(cache, second))
 
 
+def test_evidence_that_a_host_is_off_concerns_what_is_there(cache: Cache) -> None:
+    fenced = {"at": "2031-02-01T10:00:00Z", "bootID": "b", "operation": "fence-1", "evidence": "fence_test: off"}
+    recorded = cache.upsert(again(node("mk1"), status={"fenced": fenced}))
+    assert recorded is not None
+    assert A in set(nodes.concerned(cache, recorded))
+    contradicted = cache.upsert(again(node("mk1"), status={"fenced": fenced | {"contradictedAt": fenced["at"]}}))
+    assert contradicted is not None
+    assert A in set(nodes.concerned(cache, contradicted))
+
+
 def test_a_vm_concerns_the_volumes_it_had_and_has(cache: Cache) -> None:
     raw = vm("a", "other", uid=UID)
     change = cache.upsert(raw)
@@ -157,6 +167,7 @@ def test_the_view_of_a_host_is_the_same_until_something_changes(cache: Cache) ->
         state: HostState | None = None
         connected = True
         error = ""
+        heard = 0
         versions: ClassVar[dict[str, int]] = {}
 
     supervisors = Silent()
