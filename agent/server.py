@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import structlog
 from aiohttp import web
-from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
+from agent.bodies import BODY_LIMIT, Invalid, helpful, name_in_path, operation_in_path, read_body, same_name
 from agent.core import Context, Refused
 from agent.drivers.errors import DriverError
+from agent.entrance import IDLE_SECONDS, Entrance
 from agent.facts import certificate_expiry, put_facts
 from agent.host import CommandTimedOut
 from agent.journal import JournalError
@@ -25,9 +27,7 @@ from agent.protocol import (
     DomainRemoval,
     HostDesired,
     InitialSync,
-    Name,
     OperationCancel,
-    OperationId,
     OperationRequest,
     PreflightRequest,
     Refusal,
@@ -39,11 +39,9 @@ from agent.tls import is_controller
 from agent.volumes import refusal_of
 from agent.watch import SECTIONS
 
-BODY_LIMIT = 1 << 20  # bytes; the largest request is a domain's configuration
 DRAIN_SECONDS = 10.0
 CERTIFICATES_SECONDS = 10.0
 
-M = TypeVar("M", bound=BaseModel)
 ABOUT: web.RequestKey[dict[str, object]] = web.RequestKey("about", dict)  # for the log line
 REFUSED: web.RequestKey[dict[str, object]] = web.RequestKey("refused", dict)
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,7 +54,7 @@ class Server:
         self._context, self._promises = context, promises
         self._address, self._wanted = address, port
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._entrance: Entrance | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
         self.port = 0
@@ -79,12 +77,18 @@ class Server:
                 web.post("/v1/preflight", self._preflight),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=DRAIN_SECONDS)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=DRAIN_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
+            auto_decompress=False,
+        )
         await self._runner.setup()
-        tls = self._context.credentials.listener()
-        self._site = web.TCPSite(self._runner, self._address or None, self._wanted, ssl_context=tls)
-        await self._site.start()
-        self.port = int(self._runner.addresses[0][1])
+        assert self._runner.server is not None
+        self._entrance = Entrance(self._context, self._runner.server, self._address, self._wanted)
+        self.port = self._entrance.port
         self._context.tasks.spawn(self._follow_certificates(), name="server: certificates")
 
     async def _follow_certificates(self) -> None:
@@ -111,13 +115,15 @@ class Server:
     async def stop(self) -> None:
         """No new connection; streams end; running requests have DRAIN_SECONDS."""
         self._stopping.set()
+        if self._entrance is not None:
+            self._entrance.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def abort(self) -> None:
         """As the kernel does after kill -9: sockets are gone at once, requests get no further."""
-        if self._site is not None and self._site._server is not None:
-            self._site._server.close()
+        if self._entrance is not None:
+            self._entrance.close()
         self._close_connections()
         while running := [task for task in self._running if task is not asyncio.current_task()]:
             for task in running:
@@ -138,7 +144,9 @@ class Server:
         begun = self._context.host.now()
         try:
             if not is_controller(certificate):
-                return _refusal(403, "NotTheController", "this API is for the controller's certificate alone")
+                refusal = _refusal(403, "NotTheController", "this API is for the controller's certificate alone")
+                refusal.force_close()
+                return refusal
             status, response = await _answered(request, handler)
         finally:
             self._running.discard(task)
@@ -182,7 +190,7 @@ class Server:
     # --- what shall be --------------------------------------------------------------------------------------------
 
     async def _put_host(self, request: web.Request) -> web.StreamResponse:
-        desired = await _body(request, HostDesired)
+        desired = await read_body(request, HostDesired)
         self._promise(request, desired.term, self._context.node)
         self._promises.desire(self._context, desired)
         await self._context.migration.apply()
@@ -190,46 +198,46 @@ class Server:
         return _model(self._context.observer.state.model_copy(update=empty))
 
     async def _put_volume(self, request: web.Request) -> web.StreamResponse:
-        desired = await _body(request, VolumeDesired)
-        resource = _same(request, "resource", desired.resource)
+        desired = await read_body(request, VolumeDesired)
+        resource = same_name(request, "resource", desired.resource)
         self._promise(request, desired.term, resource)
         return _model(await self._context.volumes.put(resource, desired))
 
     async def _delete_volume(self, request: web.Request) -> web.StreamResponse:
-        removal = await _body(request, VolumeRemoval)
-        resource = _name(request, "resource")
+        removal = await read_body(request, VolumeRemoval)
+        resource = name_in_path(request, "resource")
         self._promise(request, removal.term, resource)
         await self._context.volumes.remove(resource, removal)
         return web.Response(status=204)
 
     async def _put_domain(self, request: web.Request) -> web.StreamResponse:
-        desired = await _body(request, DomainDesired)
-        name = _same(request, "name", desired.name)
+        desired = await read_body(request, DomainDesired)
+        name = same_name(request, "name", desired.name)
         self._promise(request, desired.term, name, epoch=desired.epoch)
         return _model(await self._context.domains.put(name, desired))
 
     async def _delete_domain(self, request: web.Request) -> web.StreamResponse:
-        removal = await _body(request, DomainRemoval)
-        name = _name(request, "name")
+        removal = await read_body(request, DomainRemoval)
+        name = name_in_path(request, "name")
         self._promise(request, removal.term, name, epoch=removal.epoch)
         await self._context.domains.remove(name, removal)
         return web.Response(status=204)
 
     async def _post_operation(self, request: web.Request) -> web.StreamResponse:
-        wanted = await _body(request, OperationRequest)
+        wanted = await read_body(request, OperationRequest)
         body = wanted.body
         subject = body.resource if isinstance(body, InitialSync | WriteContent) else body.domain.name
         self._promise(request, wanted.term, subject, operation=wanted.id, kind=body.kind)
         return _model(await self._context.operations.submit(wanted))
 
     async def _delete_operation(self, request: web.Request) -> web.StreamResponse:
-        cancel = await _body(request, OperationCancel)
-        operation = _checked(_ID, "id", request.match_info["id"])
+        cancel = await read_body(request, OperationCancel)
+        operation = operation_in_path(request)
         self._promise(request, cancel.term, operation, operation=operation)
         return _model(await self._context.operations.cancel(operation, cancel))
 
     async def _preflight(self, request: web.Request) -> web.StreamResponse:
-        return _model(await self._context.domains.preflight(await _body(request, PreflightRequest)))
+        return _model(await self._context.domains.preflight(await read_body(request, PreflightRequest)))
 
     def _promise(self, request: web.Request, term: int, subject: str, **about: object) -> None:
         request[ABOUT] = {"object": subject, "term": term, **about}
@@ -241,7 +249,7 @@ async def _answered(request: web.Request, handler: Respond) -> tuple[int, web.St
     try:
         response = await handler(request)
         return response.status, response
-    except _Invalid as error:
+    except Invalid as error:
         return _refuse(request, 422, Refusal(reason="InvalidRequest", message=str(error)))
     except (Refused, DriverError, CommandTimedOut) as error:
         refusal = refusal_of(error)
@@ -251,60 +259,11 @@ async def _answered(request: web.Request, handler: Respond) -> tuple[int, web.St
         return _refuse(request, 503, Refusal(reason="JournalFailed", message=str(error)))
     except web.HTTPException as error:
         reason = type(error).__name__.removeprefix("HTTP")
-        return _refuse(request, error.status, Refusal(reason=reason, message=error.reason))
+        return _refuse(request, error.status, Refusal(reason=reason, message=helpful(request, error)))
     except Exception as error:
         structlog.get_logger().exception("request failed", path=request.path)
         message = f"{type(error).__name__}: {error}; the agent's log has more"
         return _refuse(request, 500, Refusal(reason="InternalError", message=message))
-
-
-class _Invalid(Exception):
-    """The request itself is wrong: HTTP 422."""
-
-
-async def _body(request: web.Request, model: type[M]) -> M:
-    """The body, checked strictly. Raises _Invalid with every mistake, where it is, and what is expected there."""
-    text = await request.read()
-    try:
-        return model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise _Invalid(f"{model.__name__}: {_explained(error)}") from None
-
-
-def _explained(error: ValidationError) -> str:
-    said = []
-    for one in error.errors(include_url=False):
-        where = ".".join(str(part) for part in one["loc"]) or "body"
-        if one["type"] == "extra_forbidden":
-            said.append(f"{where}: unknown field; remove it")
-        elif one["type"] == "missing":
-            said.append(f"{where}: is missing; write it")
-        else:
-            value = repr(one.get("input"))
-            said.append(f"{where}: {one['msg']}, not {value if len(value) <= 80 else value[:77] + '...'}")
-    return "; ".join(said)
-
-
-def _checked(adapter: TypeAdapter[str], what: str, value: str) -> str:
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise _Invalid(f"{what} in the path: {_explained(error)}") from None
-
-
-_NAME: TypeAdapter[str] = TypeAdapter(Annotated[Name, StringConstraints()])
-_ID: TypeAdapter[str] = TypeAdapter(OperationId)
-
-
-def _name(request: web.Request, what: str) -> str:
-    return _checked(_NAME, what, request.match_info[what])
-
-
-def _same(request: web.Request, what: str, value: str) -> str:
-    """The name in the path, which must be the one in the body."""
-    if (name := _name(request, what)) != value:
-        raise _Invalid(f"{what}: the path says {name}, the body says {value}; write the same name in both")
-    return name
 
 
 def _model(model: BaseModel) -> web.Response:

@@ -21,7 +21,7 @@ PYTHON_SCRIPTS = (
 )
 
 TYPED_TESTS = (
-    *(f"tests/{name}" for name in ("agent", "cluster", "model", "simulation")),
+    *(f"tests/{name}" for name in ("agent", "cluster", "door", "model", "simulation")),
     *(f"tests/unit/{name}" for name in ("api", "drivers", "hack", "kubectl_xen", "runtime")),
 )
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.core import Context
 from agent.facts import put_facts
@@ -19,6 +20,7 @@ from agent.facts import put_facts
 Place = tuple[str, int]
 """Address ("" is every one) and port (0: one that the kernel chooses)."""
 BIND_AGAIN_SECONDS = 2.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Listeners:
             return True
         log = self._context.log(address=place[0], port=place[1])
         try:
-            listener = _bind(*place)
+            listener = bind(*place)
         except OSError as error:
             log.error("relocation cannot listen", problem=str(error))
             return False
@@ -121,7 +123,7 @@ class Listeners:
         self._context.log(address=one.place[0], port=one.place[1]).info("relocation listens no more")
 
 
-def _bind(address: str, port: int) -> socket.socket:
+def bind(address: str, port: int) -> socket.socket:
     """A listening socket; "" is every address of both families. Raises OSError."""
     if not address and socket.has_dualstack_ipv6():
         listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -130,3 +132,12 @@ def _bind(address: str, port: int) -> socket.socket:
         listener = socket.create_server((address, port), family=family)
     listener.setblocking(False)
     return listener
+
+
+def to_drop(waiting: Mapping[T, str]) -> T:
+    """Which of those who wait (the oldest first, each with its address) makes room for one more.
+
+    The oldest of the address that has most of them: whoever holds many open keeps nobody else out.
+    """
+    crowded = Counter(waiting.values()).most_common(1)[0][0]
+    return next(one for one, address in waiting.items() if address == crowded)

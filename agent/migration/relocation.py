@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.core import Context, Refused, within
-from agent.migration.listeners import Listeners, Place
+from agent.migration.listeners import Listeners, Place, to_drop
 from agent.migration.relay import tune
 from agent.migration.source import Send
 from agent.migration.target import Connection, Receive
@@ -25,7 +25,7 @@ from agent.tls import peer_node
 
 LINE_LIMIT = 4096
 FIRST_LINE_SECONDS = 10.0
-CONNECTIONS = 64  # at once, those that have not said who they are among them; more are closed
+CONNECTIONS = 64  # that have not said yet what they are for, at once; with one more, `to_drop` says who goes
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Relocation:
         self.listeners = Listeners(context, self._accept)
         self._expected: dict[str, Expected] = {}
         self._streams: set[TlsStream] = set()
+        self._waiting: dict[TlsStream, str] = {}  # those of them that have not said what they are for; by address
         self._receive = Receive(context, self)
         context.operations.register("migrate-receive", self._receive)
         context.operations.register("migrate-send", Send(context, self))
@@ -118,11 +119,13 @@ class Relocation:
                 self._context.log().warning("relocation cannot accept", problem=str(error))
                 await self._context.host.sleep(0.1)
                 continue
-            if len(self._streams) >= CONNECTIONS:
-                sock.close()
-                continue
+            if len(self._waiting) >= CONNECTIONS:
+                dropped = to_drop(self._waiting)
+                del self._waiting[dropped]
+                dropped.abort()
             stream = TlsStream(sock, self._context.credentials.server, server_side=True)
             self._streams.add(stream)
+            self._waiting[stream] = str(address[0])
             self._context.tasks.spawn(self._serve(stream, str(address[0])), name=f"relocation: {address[0]}")
 
     async def _serve(self, stream: TlsStream, address: str) -> None:
@@ -132,6 +135,7 @@ class Relocation:
             node = peer_node(stream.certificate) or ""
             line = await within(self._context.host, FIRST_LINE_SECONDS, stream.read_line(LINE_LIMIT))
             if (connection := await self._answer(node, _parse(line), stream)) is not None:
+                self._waiting.pop(stream, None)
                 await connection.ended.wait()
         except (Refused, ValueError) as error:
             refusal = error.refusal if isinstance(error, Refused) else Refused("NotUnderstood", str(error)).refusal
@@ -141,6 +145,7 @@ class Relocation:
             log.warning("relocation connection ended early", peer_node=node, problem=str(error) or type(error).__name__)
         finally:
             self._streams.discard(stream)
+            self._waiting.pop(stream, None)
             stream.close()
 
     async def _answer(self, node: str, question: dict[str, Any], stream: TlsStream) -> Connection | None:

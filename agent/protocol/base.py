@@ -15,8 +15,18 @@ DOMAIN_OVERHEAD_MIB = 4  # page tables and the hypervisor's own structures (xl n
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,126}$")]
 """A name that ends up in argv or a path: never an option (`-f`), never a path (`../`)."""
-Uid = Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{8,64}$")]
+Uid = Annotated[str, Field(pattern=r"^[0-9a-fA-F][0-9a-fA-F-]{7,63}$")]
 OperationId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Address = Annotated[str, Field(pattern=r"^[0-9A-Za-z:][0-9A-Za-z:._-]{0,252}$")]
+"""An IP address or a host name."""
+Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line."""
+Path = Annotated[str, Field(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f]*$")]
+"""Of a file on the dom0, absolute."""
+Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""Terms, epochs, counts, MiB: what JSON's readers agree on (RFC 8259, 6)."""
+Port = Annotated[int, Field(ge=1, le=65535)]
+Minor = Annotated[int, Field(ge=0, le=1048575)]
 
 Role = Literal["Primary", "Secondary", "Unknown"]
 Disk = Literal[
@@ -31,9 +41,9 @@ Connection = Literal[
 
 
 class Wire(BaseModel):
-    """Base: unknown fields are refused, values are immutable."""
+    """Base: unknown fields, NaN and infinity are refused, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Refusal(Wire):

@@ -6,24 +6,37 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agent.protocol.base import RELOCATION_PORT, Name, OperationId, Refusal, Uid, Wire
+from agent.protocol.base import (
+    RELOCATION_PORT,
+    Address,
+    Minor,
+    Name,
+    Number,
+    OperationId,
+    Path,
+    Port,
+    Refusal,
+    Text,
+    Uid,
+    Wire,
+)
 
 
 class HostDesired(Wire):
     """What the XenNode's spec says of this host (the howto's xend-config.sxp among it)."""
 
-    term: int
+    term: Number
     volume_groups: tuple[Name, ...]
-    replication_address: str
+    replication_address: Address
     relocation_enabled: bool = True
-    relocation_address: str = ""
-    relocation_port: int = RELOCATION_PORT
-    relocation_allow_from: tuple[str, ...] = ()  # node names; empty = every agent of the CA
+    relocation_address: Annotated[str, Field(pattern=r"^([0-9A-Za-z:][0-9A-Za-z:._-]{0,252})?$")] = ""
+    relocation_port: Annotated[int, Field(ge=0, le=65535)] = RELOCATION_PORT  # 0: one that the kernel chooses
+    relocation_allow_from: tuple[Name, ...] = ()  # node names; empty = every agent of the CA
 
 
 class Member(Wire):
-    node: str
-    address: str  # replication address, without port
+    node: Name
+    address: Text  # replication address, without port
 
 
 class VolumeDesired(Wire):
@@ -34,20 +47,20 @@ class VolumeDesired(Wire):
     level Up: attached and connecting. `role` is honoured at level Up only.
     """
 
-    term: int
+    term: Number
     uid: Uid
     namespace: Name
     name: Name
     resource: Name
-    minor: Annotated[int, Field(ge=0, le=1048575)]
-    port: Annotated[int, Field(ge=1, le=65535)]
+    minor: Minor
+    port: Port
     group: Name
     logical_volume: Name
-    size: Annotated[int, Field(gt=0)]  # of the LV, bytes
+    size: Annotated[int, Field(gt=0, lt=1 << 60)]  # of the LV, bytes
     metadata_group: Name | None = None  # external metadata: LV `<logical_volume>_meta` in this group
     members: Annotated[tuple[Member, ...], Field(min_length=2, max_length=2)]
     protocol: Literal["A", "B", "C"] = "C"
-    resync_rate: Annotated[str, Field(pattern=r"^[0-9]+[KMG]?$")] = "500M"  # bytes per second, drbd.conf's units
+    resync_rate: Annotated[str, Field(pattern=r"^[0-9]{1,12}[KMG]?$")] = "500M"  # bytes per second, drbd.conf's units
     verify_alg: Name = "sha1"
     level: Literal["Reserved", "Provisioned", "Up"] = "Up"
     role: Literal["Primary", "Secondary"] = "Secondary"
@@ -65,14 +78,14 @@ class VolumeRemoval(Wire):
     Unreserve: only names were kept for it, and are free again; refused where anything was made for it.
     """
 
-    term: int
+    term: Number
     uid: Uid
     policy: Literal["Retain", "Delete", "Unreserve"]
 
 
 class DiskConfig(Wire):
     resource: Name
-    minor: int
+    minor: Minor
     vdev: Annotated[str, Field(pattern=r"^(xvd|hd|sd)[a-z]{1,2}[0-9]{0,3}$")]
     mode: Literal["r", "w"] = "w"
 
@@ -86,13 +99,13 @@ class DomainConfig(Wire):
     """xl.cfg(5): what the guest is made of. Free text never holds quotes, control characters or newlines."""
 
     type: Literal["pv", "pvh", "hvm"] = "pv"
-    memory_mib: Annotated[int, Field(gt=0)]
-    max_memory_mib: Annotated[int, Field(gt=0)]
-    vcpus: Annotated[int, Field(gt=0)] = 1
-    kernel: str | None = None
-    ramdisk: str | None = None
-    bootloader: str | None = None
-    cmdline: str = ""  # "root=/dev/hda1 ro ..." made from spec.root and spec.extra
+    memory_mib: Annotated[int, Field(gt=0, lt=1 << 32)]
+    max_memory_mib: Annotated[int, Field(gt=0, lt=1 << 32)]
+    vcpus: Annotated[int, Field(gt=0, le=4096)] = 1
+    kernel: Path | None = None
+    ramdisk: Path | None = None
+    bootloader: Annotated[str, Field(max_length=4096, pattern=r"^(pygrub|/[^\x00-\x1f\x7f]*)$")] | None = None
+    cmdline: Text = ""  # "root=/dev/hda1 ro ..." made from spec.root and spec.extra
     disks: tuple[DiskConfig, ...] = ()
     networks: tuple[NetworkConfig, ...] = ()
 
@@ -105,18 +118,18 @@ class DomainDesired(Wire):
     Released: promises `epoch` to another host and gives up the grant; refused while a domain of it is here.
     """
 
-    term: int
-    epoch: Annotated[int, Field(ge=1)]
+    term: Number
+    epoch: Annotated[Number, Field(ge=1)]
     uid: Uid
     namespace: Name
     name: Name  # the domain's name
     state: Literal["Running", "Paused", "Stopped", "Released"]
-    run: int = 1
+    run: Number = 1
     config: DomainConfig
     on_poweroff: Literal["destroy", "restart", "preserve"] = "destroy"
     on_reboot: Literal["destroy", "restart", "preserve"] = "restart"
     on_crash: Literal["destroy", "restart", "preserve"] = "restart"
-    shutdown_grace_seconds: float = 60.0
+    shutdown_grace_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
 
 
 class DomainRemoval(Wire):
@@ -125,14 +138,14 @@ class DomainRemoval(Wire):
     Refused while a domain of it is here. Done also where nothing is known of the VM.
     """
 
-    term: int
+    term: Number
     uid: Uid
-    epoch: int
+    epoch: Number
 
 
 class ImageSource(Wire):
-    path: str | None = None  # a file on the dom0
-    url: str | None = None  # https only
+    path: Path | None = None  # a file on the dom0
+    url: Text | None = None  # https only
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -163,8 +176,8 @@ class MigrateSend(Wire):
     kind: Literal["migrate-send"] = "migrate-send"
     domain: DomainDesired
     target: Name
-    target_address: str
-    target_port: int = RELOCATION_PORT
+    target_address: Address
+    target_port: Port = RELOCATION_PORT
 
 
 class MigrateReceive(Wire):
@@ -180,7 +193,7 @@ OperationBody = Annotated[InitialSync | WriteContent | MigrateSend | MigrateRece
 
 class OperationRequest(Wire):
     id: OperationId
-    term: int
+    term: Number
     body: OperationBody
 
 
@@ -191,7 +204,7 @@ class OperationCancel(Wire):
     that has arrived is not destroyed, for it may be the only one.
     """
 
-    term: int
+    term: Number
     uid: Uid
     source_keeps: bool = False
 

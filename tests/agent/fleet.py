@@ -155,7 +155,8 @@ class Fleet:
             self._session = self.session()
         text = body.model_dump_json() if hasattr(body, "model_dump_json") else json.dumps(body)
         url = f"https://127.0.0.1:{self.agents[name].api_port}{path}"
-        async with self._session.request(method, url, data=None if body is None else text) as response:
+        headers = {"Content-Type": "application/json"}
+        async with self._session.request(method, url, data=None if body is None else text, headers=headers) as response:
             answer = await response.text()
             return response.status, json.loads(answer) if answer else None
 

@@ -1,0 +1,90 @@
+"""Who gets as far as the API's HTTP: so many handshakes, so many connections, and none that waits for ever.
+
+Whoever reaches the port can open connections, and only the end of the handshake says who somebody is. Each of them is
+a file of this process, which needs files for its journal and its commands: nobody may use them up, and nobody may take
+the controller's place by holding many open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+from aiohttp import web
+
+from agent.core import Context
+from agent.migration.listeners import bind, to_drop
+from agent.tls import is_controller
+
+HANDSHAKES = 64  # at once; with one more, whoever has most of them loses the oldest
+HANDSHAKE_SECONDS = 10.0
+CONNECTIONS = 256  # of controllers; one has 33 at most
+STRANGERS = 16  # with a certificate of our CA that is not the controller's
+STRANGER_SECONDS = 5.0  # enough to be told so
+IDLE_SECONDS = 75.0  # without a whole request
+
+
+class Entrance:
+    """Listens on `address`, `port` (0: any; then see `port`), and gives `server` what came through the handshake."""
+
+    def __init__(self, context: Context, server: web.Server, address: str, port: int) -> None:
+        """Raises OSError when the address cannot be bound."""
+        self._context, self._server = context, server
+        self._tls = context.credentials.listener()
+        self._listener = bind(address, port)
+        self._arriving: dict[asyncio.Task[None], str] = {}  # the oldest first; by address
+        self._strangers: list[asyncio.Transport] = []
+        self._accepting = context.tasks.spawn(self._accept(), name="server: accept")
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def close(self) -> None:
+        """No new connection; whoever is in the handshake is dropped."""
+        self._accepting.cancel()
+        for arriving in list(self._arriving):
+            arriving.cancel()
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, address = await loop.sock_accept(self._listener)
+            except OSError as error:  # the other side left already, or this process has too many files open
+                self._context.log().warning("API cannot accept", problem=str(error))
+                await self._context.host.sleep(0.1)
+                continue
+            if len(self._arriving) >= HANDSHAKES:
+                dropped = to_drop(self._arriving)
+                self._arrived(dropped)
+                dropped.cancel()
+            arriving = self._context.tasks.spawn(self._admit(sock), name=f"server: {address[0]}")
+            self._arriving[arriving] = str(address[0])
+            arriving.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._arriving.pop(task, None)
+
+    async def _admit(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                self._server, sock, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except (OSError, ssl.SSLError) as error:
+            self._context.log().debug("handshake failed", problem=str(error) or type(error).__name__)
+            sock.close()
+            return
+        self._strangers = [one for one in self._strangers if not one.is_closing()]
+        if not is_controller(transport.get_extra_info("peercert")):
+            if len(self._strangers) >= STRANGERS:
+                transport.abort()
+                return
+            self._strangers.append(transport)
+            loop.call_later(STRANGER_SECONDS, transport.abort)
+        elif len(self._server.connections) - len(self._strangers) > CONNECTIONS:
+            transport.abort()
