@@ -13,6 +13,9 @@ from controller.domain.world import HostView, World, operation_on, vm_on, volume
 
 PORT_BASE = 7788
 """port = base + minor, as the howto's 7789 for minor 1; off the ephemeral range and off 7000."""
+PORTS = range(PORT_BASE + 1, 1 << 16)
+OTHERS_PORTS = frozenset({7000, 8002, 8003})
+"""Of other services of the hosts, as spec.device.port's own rule says: never chosen for a replication."""
 
 
 def initial_sync_id(uid: str) -> str:

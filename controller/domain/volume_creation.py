@@ -17,7 +17,7 @@ from controller.domain.conditions import seconds
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.placement import claimed_by_another, place_volume
 from controller.domain.plans.create_volume import CREATE_VOLUME
-from controller.domain.volume_case import PORT_BASE, VolumeCase, created, initial_sync_id
+from controller.domain.volume_case import OTHERS_PORTS, PORT_BASE, PORTS, VolumeCase, created, initial_sync_id
 from controller.domain.volume_keeping import keep
 from controller.domain.volume_report import Finalizer, operation_record, report
 from controller.domain.volume_status import observed
@@ -88,11 +88,13 @@ def _device(case: VolumeCase, status: DrbdVolumeStatus) -> DeviceStatus | Refusa
             return clashes[0].refusal
         return status.device
     minors = set(objects.used_minors())
-    ports = set(objects.used_ports())
+    ports = set(objects.used_ports() | OTHERS_PORTS)
     if status.device and clashes:
         minors.add(status.device.minor)
         ports.add(status.device.port)
     for host in members:
+        if host.node is not None:
+            ports |= {host.node.spec.agent.port, host.node.spec.relocation.port}
         live = host.live
         for view in live.volumes.values() if live else ():
             if view.uid != case.uid:
@@ -103,8 +105,11 @@ def _device(case: VolumeCase, status: DrbdVolumeStatus) -> DeviceStatus | Refusa
     else:
         minor = next(m for m in range(1, 1 << 20) if m not in minors and (spec.port or PORT_BASE + m not in ports))
     port = spec.port or PORT_BASE + minor
-    if not spec.port and port in ports:
-        port = next(p for p in range(PORT_BASE + 1, 1 << 16) if p not in ports)
+    if not spec.port and (port in ports or port not in PORTS):
+        free = next((p for p in PORTS if p not in ports), None)
+        if free is None:
+            return Refusal(reason="NoPortLeft", message=f"every port from {PORTS[0]} to {PORTS[-1]} is taken")
+        port = free
     return DeviceStatus(minor=minor, port=port)
 
 

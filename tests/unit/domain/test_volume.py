@@ -143,6 +143,22 @@ def test_an_allocated_minor_that_a_host_refuses_is_chosen_again_before_anything_
     assert len(second.requests) == 2
 
 
+def test_a_minor_without_a_port_of_its_own_gets_another_one():
+    """7788 + 60000 is no TCP port; 7788 + 214 is the one that VMs arrive at."""
+    for minor in (60000, 214):
+        worlds = howto()
+        worlds.edit("DrbdVolume", "vm-shaolin", device={"minor": minor})
+        device = worlds.decide_volume().status.device
+        assert (device.minor, device.port) == (minor, 7789)
+
+
+def test_no_port_of_the_members_own_services_is_chosen():
+    worlds = howto()
+    worlds.node("mk1", agent={"address": "127.0.0.1", "port": 7789}, relocation={"port": 7790})
+    worlds.edit("DrbdVolume", "vm-shaolin", device={})
+    assert worlds.decide_volume().status.device.port == 7791
+
+
 def test_a_declared_minor_that_is_taken_stalls_and_names_the_other():
     worlds = howto()
     other = volume_state(uid=None, resource="byhand", namespace=None, name=None, port=7800)
