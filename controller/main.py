@@ -62,6 +62,14 @@ class _Address(click.ParamType[tuple[str, int] | None]):
     help="Wait until another controller's Lease runs out; without: take it at once.",
 )  # fmt: skip
 @click.option("--identity", help="Name in the Lease, another one for each process.  [default: made up]")
+@click.option(
+    "--moves-per-host", type=click.IntRange(1, 64), default=2, show_default=True,
+    help="Live moves at the same time on a host, as source and target together, for maintenance and failback.",
+)  # fmt: skip
+@click.option(
+    "--moves-per-cluster", type=click.IntRange(1, 256), default=4, show_default=True,
+    help="The same on all hosts together. Moves that somebody asked for by spec.node count, but never wait.",
+)  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), default=16, show_default=True, help="Objects at the same time.")
 def main(
     kubeconfig: Path | None,
@@ -75,6 +83,8 @@ def main(
     log_level: str,
     leader_elect: bool,
     identity: str | None,
+    moves_per_host: int,
+    moves_per_cluster: int,
     workers: int,
 ) -> None:
     """Keep XenNodes, DrbdVolumes and XenVMs as their specs say. SIGTERM ends it in good order.
@@ -83,6 +93,7 @@ def main(
     the leader.
     """
     from controller.agents.client import ClientTls
+    from controller.domain.world import Limits
     from controller.operator import Options
     from controller.runtime import logs
     from controller.runtime.lease import unique_identity
@@ -104,6 +115,7 @@ def main(
         leader_elect=leader_elect,
         metrics_address=metrics_address,
         workers=workers,
+        limits=Limits(moves_per_host, moves_per_cluster),
     )
     sys.exit(asyncio.run(_run(options)))
 

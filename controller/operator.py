@@ -22,6 +22,7 @@ from controller.agents.client import ClientTls
 from controller.agents.supervisor import HostChange, Supervisors
 from controller.api.common import GROUP, VERSION
 from controller.api.xennode import XenNode
+from controller.domain.world import Limits
 from controller.reconcile import hosts, nodes, vms, volumes
 from controller.reconcile.shell import Shell, Step, no_step
 from controller.runtime.api_server import KINDS, ApiError, ApiServer, Missing, Unanswered, login
@@ -58,6 +59,7 @@ class Options:
     timing: Timing = field(default_factory=Timing)
     metrics_address: tuple[str, int] | None = None
     workers: int = 16
+    limits: Limits = field(default_factory=Limits)
     resync_seconds: float = 600.0
     on_step: Step = no_step
 
@@ -168,6 +170,7 @@ class Controller:
             metrics=self.metrics,
             changed=self._changed,
             on_step=options.on_step,
+            limits=options.limits,
         )
         expiries = self.supervisors.certificates
         self.metrics.watch(self.cache, self.queue, self.api, self._hosts, lambda: self.recorder.dropped, expiries)

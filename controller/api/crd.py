@@ -85,7 +85,7 @@ KINDS: tuple[Kind, ...] = (
             Column("DRBD", ".status.drbdVersion", "Version of the DRBD kernel module."),
             Column("Free memory", ".status.memory.free", "Memory that no domain has."),
             Column("VMs", ".status.domains", "Domains on the host that are XenVMs.", type="integer"),
-            Column("Maintenance", _condition("Drained", "reason"), "How far the host is cleared, SafeToReboot at last."),
+            Column("Maintenance", _condition("Drained", "reason"), "How far the host is cleared."),
             Column("Phase", ".status.phase", "One word on how the host stands.", wide=True),
             Column("Address", ".spec.agent.address", "Where the agent is reached.", wide=True),
             _MESSAGE,

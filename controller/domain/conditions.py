@@ -71,6 +71,10 @@ class Conditions:
         if kind in self._old:
             self._new[kind] = self._old[kind]
 
+    def of(self, kind: str) -> Condition | None:
+        """As this decision says it."""
+        return self._new.get(kind)
+
     def changed(self, kind: str) -> bool:
         """Did the truth or the reason of this condition change in this decision?"""
         old, new = self._old.get(kind), self._new.get(kind)

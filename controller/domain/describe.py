@@ -8,10 +8,11 @@ from typing import Any
 from controller.domain.engine import Plan
 from controller.domain.plans.create_volume import CREATE_VOLUME
 from controller.domain.plans.delete_volume import DELETE_VOLUME
+from controller.domain.plans.fail_over import FAIL_OVER
 from controller.domain.plans.migrate_vm import MIGRATE_VM
 from controller.domain.plans.start_vm import START_VM, STOP_VM
 
-PLANS: tuple[Plan[Any], ...] = (CREATE_VOLUME, DELETE_VOLUME, START_VM, STOP_VM, MIGRATE_VM)
+PLANS: tuple[Plan[Any], ...] = (CREATE_VOLUME, DELETE_VOLUME, START_VM, STOP_VM, MIGRATE_VM, FAIL_OVER)
 
 HEAD = """\
 <!-- Made by hack/generate from controller/domain/plans. Do not edit. -->

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from agent.protocol import Refusal, VmState
 from controller.api.xenvm_status import Placement
+from controller.domain.actions import PutDomain
 from controller.domain.vm_case import VmCase
 from controller.domain.world import vm_on
 
@@ -55,6 +56,23 @@ def _counts(state: VmState, placement: Placement | None) -> bool:
     return placement is None or state.epoch >= placement.epoch
 
 
+def outlived(case: VmCase) -> tuple[PutDomain, ...]:
+    """Hosts that still keep the VM as theirs at an epoch that is over are told the present one: they were off, or were
+    not reached, when it was placed elsewhere. Where a domain or a move of it is left, that is seen to first.
+    """
+    placement, move = case.placement, case.vm.status.migration
+    hosts = case.world.objects.hosts().values()
+    if placement is None or (move is not None and move.outcome is None):
+        return ()
+    if any(case.uid in host.moves_by_vm for host in hosts):
+        return ()
+    return tuple(
+        PutDomain(name, case.desired("Released", placement.epoch))
+        for name, state in promises(case).items()
+        if state.granted and state.epoch < placement.epoch and name != placement.node and not case.is_here(name)
+    )
+
+
 def given_away(case: VmCase) -> bool:
     """Did the placement's host give its epoch away, so that it may not run the VM at it any more?"""
     here, placement = case.here, case.placement
@@ -65,7 +83,8 @@ def taken_back(case: VmCase) -> Placement | Refusal:
     """A new epoch for the same host, after it gave the VM away and nobody took it: seen, not assumed."""
     assert case.placement is not None
     home = case.placement.node
-    silent = [name for name in case.members or tuple(case.world.objects.hosts()) if case.host(name).live is None]
+    others = (case.host(name) for name in case.members or tuple(case.world.objects.hosts()))
+    silent = [host.name for host in others if host.live is None and not host.off]
     if silent:
         return Refusal(
             reason="AgentUnreachable",

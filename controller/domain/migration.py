@@ -4,28 +4,24 @@ in which they arrived."""
 from __future__ import annotations
 
 from agent.protocol import OperationState, Refusal
-from controller.api.common import OperationRecord
-from controller.api.xenvm_status import LastMigration, Migration, Placement
-from controller.domain.actions import DEPOSED, STEP_SECONDS, Decision, Operate, Request, refusal_of
-from controller.domain.conditions import seconds, timestamp
+from controller.api.xenvm_status import Migration, Placement
+from controller.domain.actions import DEPOSED, Decision, Operate, Request, refusal_of
+from controller.domain.conditions import timestamp
 from controller.domain.engine import blocked, position, refusals
+from controller.domain.migration_record import backoff, finish, measured, operation, progress
 from controller.domain.move import Move
 from controller.domain.plans.migrate_vm import MIGRATE_VM
 from controller.domain.vm_case import VmCase
 from controller.domain.vm_report import RETRY_SECONDS, Report
-
-PERCENT_STEP = 10
-"""Progress is written when it crossed a step."""
-FIRST_RETRY, LAST_RETRY = 30.0, 600.0
-"""Seconds before a failed move is tried again: doubled each time."""
+from controller.domain.wanted import belongs_at
 
 
 def begin(case: VmCase, target: str, report: Report) -> Decision:
-    """spec.node names another host than the placement: preflight, every reason at once, then the record."""
+    """It is wanted on another host than the placement's: preflight, every reason at once, then the record."""
     assert case.placement is not None
     move = Move(case, case.placement.node, target)
     title = f"{MIGRATE_VM.title} to {target}"
-    wait = _backoff(case, target)
+    wait = backoff(case, target)
     if wait > 0:
         last = case.vm.status.last_migration
         report.not_placed("MigrationFailed", f"{title} failed: {last.message if last else ''}")
@@ -79,6 +75,8 @@ def follow(case: VmCase, report: Report) -> Decision:
         return _lost(move, report)
     if sending is not None and sending.outcome in ("Failed", "Cancelled"):
         return _give_up(move, report, sending)
+    if move.source_host.off:
+        return _source_off(move, report)
     if receiving is not None and receiving.outcome is not None:
         return _stop_source(move, report, receiving)
     if sending is not None and sending.refusal is not None and sending.refusal.reason == "HandOverUnclear":
@@ -96,8 +94,8 @@ def _go_on(move: Move, report: Report) -> Decision:
     record = move.record
     assert record is not None
     phase = "HandOver" if move.handing_over() else "Transfer"
-    record = _progress(move, record.model_copy(update={"phase": phase, "message": at.message}))
-    report.set(migration=record, operation=_operation(move, at.step or "Done", at.message), phase="Migrating")
+    record = progress(move, record.model_copy(update={"phase": phase, "message": at.message}))
+    report.set(migration=record, operation=operation(move, at.step or "Done", at.message), phase="Migrating")
     report.requests = at.requests
     report.not_placed("Migrating", f"moving live from {move.source} to {move.target}")
     silent = [h for h in (move.source_host, move.target_host) if h.live is None]
@@ -133,7 +131,7 @@ def _lost(move: Move, report: Report) -> Decision:
     if move.taken:
         report.set(placement=Placement(node=move.target, epoch=record.epoch))
     why = receiving.refusal.message if receiving and receiving.refusal else f"{move.target} knows nothing of it"
-    _finish(move, report, "Failed", why)
+    finish(move, report, "Failed", why)
     told = f"the guest was lost at the hand-over to {move.target}, and is started anew: {why}"
     report.event("Warning", "MigrationFailed", told)
     report.progressing("Starting", "MigrationFailed", told)
@@ -149,14 +147,14 @@ def _arrived(move: Move, report: Report) -> Decision:
     at = position(MIGRATE_VM, move)
     if at.step is not None and move.source_host.live is not None:
         record = record.model_copy(update={"phase": "Done", "percent": 100.0, "message": at.message})
-        report.set(migration=record, operation=_operation(move, at.step, at.message), phase="Running")
+        report.set(migration=record, operation=operation(move, at.step, at.message), phase="Running")
         report.conditions.ready("Running", f"runs on {move.target}")
         report.conditions.set("Reconciling", "True", at.step, at.message)
         report.look_again = RETRY_SECONDS
         return report.decision()
-    told = f"moved live from {move.source} to {move.target}{_measured(move)}"
+    told = f"moved live from {move.source} to {move.target}{measured(move)}"
     report.event("Normal", "Migrated", told)
-    _finish(move, report, "Succeeded", told)
+    finish(move, report, "Succeeded", told)
     report.set(phase="Running")
     report.conditions.ready("Running", f"runs on {move.target}")
     report.look_again = 1.0
@@ -180,7 +178,7 @@ def _give_up(move: Move, report: Report, ended: OperationState) -> Decision:
 
 
 def _ended_at_source(move: Move, report: Report, outcome: str, why: str) -> Decision:
-    _finish(move, report, outcome, why)
+    finish(move, report, outcome, why)
     here = move.case.here
     runs = here is not None and here.status in ("running", "paused")
     if outcome == "Failed":
@@ -196,6 +194,21 @@ def _ended_at_source(move: Move, report: Report, outcome: str, why: str) -> Deci
         report.progressing("Starting", "MigrationFailed", f"{why}; what became of the guest is looked at")
     report.look_again = 1.0
     return report.decision()
+
+
+def _source_off(move: Move, report: Report) -> Decision:
+    """The source is known to be off, and the VM does not run at the target: over when no copy is left there.
+
+    A target that was told of the release goes on by itself, and refuses to give up its copy.
+    """
+    receiving = move.receiving
+    if move.target_host.live is None and not move.target_host.off:
+        return _ask(move, report, (), f"{move.source} is off; {move.target}, which may have the VM, does not answer")
+    if receiving is not None and receiving.outcome is None:
+        return _ask(move, report, (move.cancel(move.target),), f"{move.source} is off; {move.target} gives up its copy")
+    if move.trace_at_target and not move.target_host.off:
+        return _ask(move, report, (), f"{move.source} is off; a copy is left on {move.target}")
+    return _ended_at_source(move, report, "Failed", f"{move.source} is off")
 
 
 def _stop_source(move: Move, report: Report, ended: OperationState) -> Decision:
@@ -247,17 +260,17 @@ def _unclear(move: Move, report: Report, why: Refusal) -> Decision:
 
 
 def _cancel(move: Move, report: Report) -> Decision:
-    """spec.node went back before the hand-over: the source first, which decides whether it is too late."""
+    """Not wanted any more before the hand-over: the source first, which decides whether it is too late."""
     record = move.record
     assert record is not None
     if not record.cancel_requested:
-        report.event("Normal", "MigrationCancelling", f"spec.node is {move.case.vm.spec.node} again")
+        report.event("Normal", "MigrationCancelling", f"it shall stay on {move.source} after all")
     record = record.model_copy(update={"cancel_requested": True, "phase": "Cancelling"})
     move = Move(move.case.planned(migration=record), move.source, move.target, record)
     sending, receiving = move.sending, move.receiving
     if sending is not None and sending.outcome is None:
         return _ask(move, report, (move.cancel(move.source),), f"{move.source} ends the transfer")
-    if move.source_host.live is None or move.target_host.live is None:
+    if any(host.live is None and not host.off for host in (move.source_host, move.target_host)):
         return _ask(move, report, (), "waiting for both agents to cancel")
     if receiving is not None:
         return _ask(move, report, (move.cancel(move.target),), f"{move.target} forgets the operation")
@@ -285,7 +298,7 @@ def _refused_to_begin(move: Move) -> Refusal | None:
 
 
 def _cancel_wanted(case: VmCase, record: Migration) -> bool:
-    return record.cancel_requested or case.vm.spec.node == record.source or case.vm.deleting
+    return record.cancel_requested or case.vm.deleting or belongs_at(case, record.source)
 
 
 def _ask(move: Move, report: Report, requests: tuple[Request, ...], message: str) -> Decision:
@@ -293,7 +306,7 @@ def _ask(move: Move, report: Report, requests: tuple[Request, ...], message: str
     assert record is not None
     report.set(
         migration=record.model_copy(update={"message": message[:1024]}),
-        operation=_operation(move, record.phase, message),
+        operation=operation(move, record.phase, message),
         phase="Migrating",
     )
     report.not_placed("Migrating", f"{move.source} -> {move.target}: {message}")
@@ -302,83 +315,3 @@ def _ask(move: Move, report: Report, requests: tuple[Request, ...], message: str
     _reconciling(move, report, record.phase, message)
     report.look_again = RETRY_SECONDS
     return report.decision()
-
-
-def _finish(move: Move, report: Report, outcome: str, message: str) -> None:
-    record, case = move.record, move.case
-    assert record is not None
-    before = case.vm.status.last_migration
-    failures = (before.failures if before and before.target == move.target else 0) + 1
-    report.set(
-        migration=record.model_copy(update={"phase": "Done", "outcome": outcome, "message": message[:1024]}),
-        last_migration=LastMigration.model_validate(
-            {
-                "id": record.id,
-                "source": move.source,
-                "target": move.target,
-                "outcome": outcome,
-                "startedAt": record.started_at,
-                "finishedAt": timestamp(case.world.now),
-                "message": message[:1024],
-                "failures": failures if outcome == "Failed" else 0,
-            }
-        ),
-        operation=None,
-    )
-
-
-def _backoff(case: VmCase, target: str) -> float:
-    """Seconds until the move is tried again after a failure; a new edit of the spec tries at once."""
-    last, status = case.vm.status.last_migration, case.vm.status
-    if last is None or last.outcome != "Failed" or last.target != target or last.finished_at is None:
-        return 0.0
-    if status.observed_generation != case.vm.metadata.generation:
-        return 0.0
-    pause = min(FIRST_RETRY * float(2 ** min(max(last.failures - 1, 0), 10)), LAST_RETRY)
-    return seconds(last.finished_at) + pause - case.world.now
-
-
-def _progress(move: Move, record: Migration) -> Migration:
-    transfer = move.sending.transfer if move.sending else None
-    if transfer is None:
-        return record
-    now = move.case.world.now
-    old = record.percent
-    if old is not None and record.observed_at is not None:
-        small = transfer.percent < old + PERCENT_STEP
-        if small or now - seconds(record.observed_at) < STEP_SECONDS:
-            return record
-    elif record.started_at is not None and now - seconds(record.started_at) < STEP_SECONDS:
-        return record
-    return record.model_copy(
-        update={
-            "percent": float(int(max(transfer.percent, old or 0.0))),
-            "round": transfer.round,
-            "rate": f"{transfer.rate_bytes_s / (1 << 20):.0f} MiB/s",
-            "observed_at": timestamp(now),
-        }
-    )
-
-
-def _measured(move: Move) -> str:
-    """How long it took, and how long the guest stood still, by the agents' own step times."""
-    times = {step.name: seconds(step.at) for op in (move.sending, move.receiving) if op for step in op.steps}
-    record = move.record
-    told = ""
-    if record and record.started_at and move.receiving and move.receiving.finished_at:
-        told = f" in {seconds(move.receiving.finished_at) - seconds(record.started_at):.0f} s"
-    if "StopAndCopy" in times and "Done" in times and move.receiving and move.receiving.finished_at:
-        told += f", the guest paused for {seconds(move.receiving.finished_at) - times['StopAndCopy']:.2f} s"
-    return told
-
-
-def _operation(move: Move, step: str, message: str) -> OperationRecord:
-    record = move.record
-    assert record is not None
-    return OperationRecord(
-        id=record.id,
-        plan=MIGRATE_VM.id,
-        step=step,
-        started_at=record.started_at or timestamp(move.case.world.now),
-        message=message[:1024],
-    )

@@ -74,14 +74,18 @@ class Move:
 
     @property
     def over_at_target(self) -> bool:
-        """Has the target's part ended, or does the agent there (it answers) know nothing of it?"""
+        """Has the target's part ended, is it off, or does the agent there (it answers) know nothing of it?"""
         if self.receiving is not None:
             return self.receiving.outcome is not None
-        return self.target_host.live is not None
+        return self.target_host.live is not None or self.target_host.off
 
     @property
     def trace_at_target(self) -> bool:
-        """Could a copy be on the target? False only if it answers, has no domain of the VM, and keeps nothing."""
+        """Could a copy be on the target? False only if it answers, has no domain of the VM, and keeps nothing; or if it
+        is known to be off, and cannot have written, for the source is still Primary.
+        """
+        if self.target_host.off:
+            return bool(self.case.not_primary_at(self.source))
         return self.target_host.live is None or self.taken or bool(self.case.domains(self.target))
 
     @property
@@ -144,7 +148,10 @@ class Move:
     def cancel(self, host: str) -> Request:
         assert self.record is not None
         body = OperationCancel(
-            term=self.case.world.term, uid=self.case.uid, source_keeps=source_keeps(self.source_host, self.record.id)
+            term=self.case.world.term,
+            uid=self.case.uid,
+            # Of a source that is off nothing is left but its disk, which may be newer than the copied memory.
+            source_keeps=source_keeps(self.source_host, self.record.id) or self.source_host.off,
         )
         return Cancel(host, self.record.id, body)
 

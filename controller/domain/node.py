@@ -17,6 +17,7 @@ from controller.domain.actions import (
     refusal_of,
 )
 from controller.domain.conditions import Conditions
+from controller.domain.node_report import drained, failover_ready, silence
 from controller.domain.world import NO_ANSWER_YET, World
 
 MEMORY_STEP_MIB = 64
@@ -43,10 +44,10 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         conditions.unknown("Connecting", "the agent has not answered yet")
         phase = "NotReady"
     elif live is None:
-        message = f"the agent does not answer: {view.error}. The host and its VMs may run on"
-        conditions.unknown("AgentUnreachable", message)
+        why = silence(world, view)
+        conditions.unknown(why.reason, why.message)
         if conditions.changed("Ready"):
-            events.append(Event("Warning", "AgentUnreachable", message))
+            events.append(Event("Warning", why.reason, why.message))
         phase = "NotReady"
     else:
         desired = _desired(world, node)
@@ -54,6 +55,12 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
             requests = (PutHost(node.name, desired),)
         phase = _show(node, live, conditions, refusal_of(requests, refused), events)
         requests = (*requests, *_unreserve(world, node, live))
+    drained(world, node, conditions)
+    if conditions.changed("Drained") and (told := conditions.of("Drained")) is not None:
+        events.append(Event("Normal", told.reason, told.message))
+    watched = failover_ready(world, node, conditions)
+    if conditions.changed("FailoverReady") and (told := conditions.of("FailoverReady")) is not None:
+        events.append(Event("Normal" if told.status == "True" else "Warning", told.reason, told.message))
     if live is not None:
         status = _facts(world, node, live)
     status = status.model_copy(
@@ -69,7 +76,7 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         events=tuple(events),
         requests=due(requests, refused, world),
         lazy=FACTS_SECONDS if _essence(status) == _essence(node.status) else 0.0,
-        look_again=15.0 if requests else None,
+        look_again=15.0 if requests or watched or node.spec.maintenance or live is None else None,
     )
 
 
@@ -97,6 +104,8 @@ def _show(node: XenNode, live: HostState, conditions: Conditions, no: Refusal | 
     conditions.ready("AgentAnswers", f"xentandem-agent {live.agent_version}")
     if conditions.changed("Ready"):
         events.append(Event("Normal", "AgentAnswers", f"xentandem-agent {live.agent_version} answers"))
+    if node.spec.maintenance:
+        return "Maintenance"
     return "Ready" if node.spec.schedulable else "Cordoned"
 
 

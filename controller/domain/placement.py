@@ -88,7 +88,7 @@ def place_volume(world: World, volume: DrbdVolume) -> tuple[str, str] | Refusal:
     fitting: list[tuple[int, str]] = []
     why: list[str] = []
     for name, host in sorted(world.objects.hosts().items()):
-        reason = _unfit(host)
+        reason = unfit(host)
         groups = host.live.facts.volume_groups if host.live else None
         found = next((g for g in groups or () if g.name == group), None)
         if reason is None and (found is None or host.node is None or group not in host.node.spec.volume_groups):
@@ -109,26 +109,31 @@ def place_volume(world: World, volume: DrbdVolume) -> tuple[str, str] | Refusal:
     return first, second
 
 
-def _unfit(host: HostView) -> str | None:
+def unfit(host: HostView) -> str | None:
+    """Why nothing new comes to the host."""
     if host.node is None:
         return "no XenNode"
-    if host.node.deleting or host.node.spec.out_of_service or not host.node.spec.schedulable:
+    if host.node.spec.out_of_service or host.off:
+        return "off"
+    if host.node.spec.maintenance:
+        return "in maintenance"
+    if host.node.deleting or not host.node.spec.schedulable:
         return "not schedulable"
     if host.live is None:
         return "its agent does not answer"
     return None
 
 
-def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal:
-    """The member host with room for the VM that has the most left; or why none has room. No disks: any host."""
-    needed = vm.spec.memory_mib + DOMAIN_OVERHEAD_MIB
+def place_vm(world: World, vm: XenVM, candidates: tuple[str, ...]) -> str | Refusal:
+    """The host with room for the VM that has the most left; or why none has room."""
+    needed = memory_needed(vm)
     best: list[tuple[int, str]] = []
     why: list[str] = []
-    for name in members or tuple(sorted(world.objects.hosts())):
+    for name in candidates:
         host = world.objects.host(name)
-        reason, free, left = _unfit(host), None, 0
+        reason, free, left = unfit(host), None, 0
         if reason is None and host.live is not None:
-            free, left = _free_memory(world, host, host.live.facts)
+            free, left = free_memory(world, host, host.live.facts)
         if reason is None and free is None:
             reason = "its free memory is unknown"
         if reason is None and free is not None and free < needed:
@@ -138,18 +143,24 @@ def place_vm(world: World, vm: XenVM, members: tuple[str, ...]) -> str | Refusal
         else:
             best.append((-left, name))
     if not best:
-        return Refusal(reason="NoHostFits", message="no host can run the VM. " + "; ".join(why))
+        told = "; ".join(why) or "no other host holds a replica of every disk"
+        return Refusal(reason="NoHostFits", message=f"no host can run the VM. {told}")
     return min(best)[1]
 
 
-def _free_memory(world: World, host: HostView, facts: HostFacts) -> tuple[int | None, int]:
+def memory_needed(vm: XenVM) -> int:
+    """MiB that its domain takes of a host."""
+    return vm.spec.memory_mib + DOMAIN_OVERHEAD_MIB
+
+
+def free_memory(world: World, host: HostView, facts: HostFacts) -> tuple[int | None, int]:
     """MiB that are free for certain, None: not known; and MiB that no VM has, to compare hosts by.
 
     Agents read free memory now and then, but tell of domains at once: what a domain took since that reading is not
     free, and VMs that are placed together must not all go where most was free then.
     """
     coming = sum(
-        vm.spec.memory_mib + DOMAIN_OVERHEAD_MIB
+        memory_needed(vm)
         for vm in world.objects.vms_on(host.name)
         if vm.spec.state != "Stopped" and not domains_on(host, vm.metadata.uid, vm.metadata.name)
     )

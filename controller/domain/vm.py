@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.protocol import DomainRemoval, Refusal
+from agent.protocol import Refusal
 from controller.api.xenvm import XenVM
 from controller.api.xenvm_status import Placement
 from controller.domain import grants, migration
-from controller.domain.actions import FINALIZER, PASSING, Decision, DeleteDomain, PutDomain, Refused, due, refusal_of
+from controller.domain.actions import PASSING, Decision, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import left_open
-from controller.domain.placement import place_vm
-from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM
-from controller.domain.vm_case import VmCase
+from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM, stop_problem
+from controller.domain.slots import queued
+from controller.domain.takeover import host_off, take_over, waits_for_host
+from controller.domain.vm_case import VmCase, ended_for_good
+from controller.domain.vm_deletion import delete
 from controller.domain.vm_report import RETRY_SECONDS, Report, ended_how
-from controller.domain.world import HostView, World, vm_on
+from controller.domain.wanted import Wanted, first_place, wanted
+from controller.domain.world import World
 
 WAITS = (
     *("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen"),
     "PrimaryElsewhere",  # whoever has no use for it demotes it; a VM that has one is a reason of its own
 )
 """Reasons that pass without anybody touching the VM: in progress, not stalled."""
+QUEUED_SECONDS = 5.0
+"""A move that waits for its turn is looked at again after this; one that ends tells those that wait on its hosts."""
 
 
 def decide_vm(world: World, vm: XenVM, refused: tuple[Refused, ...] = ()) -> Decision:
     """The next step for one VM. Total: every world has a decision."""
     case = VmCase(world, vm, refused)
     decision = _decide(case)
-    left = left_open(case)
+    left = (*left_open(case), *grants.outlived(case))
     if not left:
         return decision
     look_again = min(RETRY_SECONDS, decision.look_again or RETRY_SECONDS)
@@ -48,15 +53,18 @@ def _decide(case: VmCase) -> Decision:
         return Report(case).stalled("Stalled", settled).decision()
     case = settled
     if vm.deleting:
-        return _delete(case)
+        return delete(case)
     taken = _name_taken(case)
     if taken is not None:
         return Report(case).stalled("Stalled", taken).decision()
     if case.placement is None:
         return _place(case)
-    if vm.spec.node is not None and vm.spec.node != case.placement.node:
-        return _move(case)
-    return _as_declared(case, Report(case))
+    want = wanted(case)
+    if want.node == case.placement.node and want.nowhere is None:
+        return _as_declared(case, Report(case))
+    if case.home is not None and case.home.off:
+        return _take_over(case, want)
+    return _move(case, want)
 
 
 def _name_taken(case: VmCase) -> Refusal | None:
@@ -89,10 +97,10 @@ def _place(case: VmCase) -> Decision:
     waiting = case.disks_missing()
     if waiting is not None:
         return report.progressing("Pending", waiting.reason, waiting.message).decision()
-    node = case.vm.spec.node or place_vm(case.world, case.vm, case.members)
-    if isinstance(node, Refusal):
-        return report.stalled("Pending", node).decision()
-    placed = case.planned(placement=Placement(node=node, epoch=grants.highest_epoch(case) + 1))
+    want = first_place(case)
+    if isinstance(want, Refusal):
+        return report.stalled("Pending", want).decision()
+    placed = case.planned(placement=Placement(node=want.node, epoch=grants.highest_epoch(case) + 1))
     why_not = refusals(START_VM, placed)
     if why_not:
         reason = blocked(START_VM.title, why_not, passing=WAITS)
@@ -102,11 +110,10 @@ def _place(case: VmCase) -> Decision:
     return _as_declared(placed, Report(placed))
 
 
-def _move(case: VmCase) -> Decision:
-    """spec.node is another host than the placement: live if it runs, by release and new placement if it doesn't."""
-    placement, target = case.placement, case.vm.spec.node
+def _move(case: VmCase, want: Wanted) -> Decision:
+    """It is wanted on another host than the placement's: live if it runs, else by release and new placement."""
+    placement, target = case.placement, want.node
     assert placement is not None
-    assert target is not None
     report = Report(case)
     home, here = case.home, case.here
     if home is None or home.live is None:
@@ -117,6 +124,9 @@ def _move(case: VmCase) -> Decision:
         )
         report.not_placed(refusal.reason, f"moving to {target} is blocked: {refusal.message}", warn=True)
         return report.unknown(refusal).decision()
+    if want.nowhere is not None:
+        report.not_placed(want.nowhere.reason, want.nowhere.message, warn=True)
+        return _as_declared(case, report)
     off = here is None or here.status in OFF
     if off and not case.domains(placement.node):
         return _move_cold(case, report, target)
@@ -125,7 +135,12 @@ def _move(case: VmCase) -> Decision:
         return _as_declared(case, report)
     if here is not None and here.status in ("running", "paused"):
         _settle_running(case, report, here.status)
-        return migration.begin(case, target, report)
+        turn = queued(case, placement.node, target) if want.unasked else None
+        if turn is None:
+            return migration.begin(case, target, report)
+        report.not_placed(turn.reason, turn.message)
+        report.look_again = QUEUED_SECONDS
+        return report.decision()
     state = here.status if here else "unknown"
     report.not_placed(
         "NotRunning",
@@ -133,6 +148,19 @@ def _move(case: VmCase) -> Decision:
         "state: Stopped lets it move without running",
     )
     return _as_declared(case, report)
+
+
+def _take_over(case: VmCase, want: Wanted) -> Decision:
+    """The host of the placement is known to be off: the placement changes by compare-and-swap, with a new epoch."""
+    taken = take_over(case, want)
+    if isinstance(taken, Refusal):
+        report = Report(case)
+        if taken.reason in WAITS:
+            return report.progressing("Pending", taken.reason, taken.message).decision()
+        return report.stalled("Stalled", taken).decision()
+    report = Report(taken)
+    report.event("Warning", "FailedOver", f"{host_off(case)}; it is started on {want.node}")
+    return _as_declared(taken, report)
 
 
 def _move_cold(case: VmCase, report: Report, target: str) -> Decision:
@@ -244,6 +272,14 @@ def _silent(case: VmCase, report: Report) -> Decision:
     """An agent that does not answer is not a host that is off: the VM may run on, nothing is started elsewhere."""
     name = case.placement.node if case.placement else ""
     why = case.home.error if case.home else "unknown"
+    if ended_for_good(case.vm):
+        for kind in ("Ready", "Stalled"):
+            report.conditions.keep(kind)  # as it was seen: without a new wish nobody starts it there
+        return report.decision()
+    if case.home is not None and case.home.off:
+        if case.vm.spec.state == "Stopped":
+            return report.ready("Stopped", "Stopped", host_off(case)).decision()
+        return report.stalled("Stalled", waits_for_host(case)).decision()
     if case.vm.status.run == 0 or (case.vm.spec.state == "Stopped" and case.vm.status.phase == "Stopped"):
         message = f"the agent of {name} does not answer: {why}"
         return report.progressing(case.vm.status.phase or "Pending", "AgentUnreachable", message).decision()
@@ -320,56 +356,4 @@ def _stop(case: VmCase, report: Report) -> Decision:
     at = position(STOP_VM, case)
     if at.step is None:
         return report.ready("Stopped", "Stopped", "is shut down").decision()
-    return report.follow(STOP_VM, at, "Stopping", _stop_problem(case)).decision()
-
-
-def _stop_problem(case: VmCase) -> Refusal | None:
-    """What keeps the agent from stopping it, once it was asked to."""
-    return case.here.problem if case.here is not None and case.here.desired == "Stopped" else None
-
-
-# --- deletion -----------------------------------------------------------------------------------------------------
-
-
-def _delete(case: VmCase) -> Decision:
-    """Shut down first, then every agent forgets it; a silent host that ran it holds the deletion up."""
-    if FINALIZER not in case.vm.metadata.finalizers:
-        return Decision()
-    report, home = Report(case), case.home
-    if home is not None:
-        if home.live is None and not home.off:
-            message = (
-                f"deleting is blocked: the agent of {home.name} does not answer ({home.error}), and the VM may run "
-                f"there. If the host is off for good: set outOfService: true on XenNode {home.name}"
-                f"{'' if home.node else ' (apply it again for that)'}"
-            )
-            return report.stalled("Deleting", Refusal(reason="AgentUnreachable", message=message)).decision()
-        at = position(STOP_VM, case)
-        if home.live is not None and at.step is not None:
-            return report.follow(STOP_VM, at, "Deleting", _stop_problem(case)).decision()
-    for name in case.world.objects.hosts():
-        if case.is_here(name):
-            left = ", ".join(f"{domain.name} (id {domain.domid})" for domain in case.domains(name))
-            refusal = Refusal(reason="DomainLeft", message=f"{name} still has domain {left}; it must go first")
-            return report.stalled("Deleting", refusal).decision()
-    removal = DomainRemoval(term=case.world.term, uid=case.uid, epoch=max(grants.highest_epoch(case), 1))
-    removals = tuple(
-        DeleteDomain(name, case.name, removal)
-        for name, host in case.world.objects.hosts().items()
-        if vm_on(host, case.uid) is not None or _may_come_late(case, host)
-    )
-    if not removals:
-        return Decision(finalizer="remove")
-    report.requests = removals
-    no = refusal_of(removals, case.refused)
-    if no is not None:
-        return report.stalled("Deleting", no).decision()
-    report.progressing("Deleting", "Forgetting", "the agents forget the VM")
-    report.look_again = RETRY_SECONDS
-    return report.decision()
-
-
-def _may_come_late(case: VmCase, host: HostView) -> bool:
-    """A request to start it there could still be under way: its agent must know that the VM is gone for good."""
-    at_home = case.placement is not None and host.name == case.placement.node
-    return at_home and host.live is not None and case.uid not in host.live.gone
+    return report.follow(STOP_VM, at, "Stopping", stop_problem(case)).decision()

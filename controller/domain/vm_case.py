@@ -16,6 +16,7 @@ from agent.protocol import (
     Refusal,
     VmState,
 )
+from controller.api.common import condition
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.api.xenvm_status import NetworkStatus, Placement, XenVMStatus
@@ -25,6 +26,13 @@ from controller.domain.world import HostView, World, domains_on, vm_on
 
 XEN_OUI = "00:16:3e"
 """Xen's own vendor prefix (xl-network-configuration(5), mac)."""
+
+
+def ended_for_good(vm: XenVM) -> bool:
+    """The guest ended by itself and is not started again before somebody asks for it."""
+    stalled = condition(vm.status.conditions, "Stalled")
+    crashed = vm.status.phase == "Crashed" and stalled is not None and stalled.status == "True"
+    return vm.spec.state == vm.status.last_state and (vm.status.phase == "Halted" or crashed)
 
 
 def made_mac(uid: str, index: int) -> str:
@@ -97,6 +105,11 @@ class VmCase:
         """Hosts that hold a replica of every disk; empty also when the VM has no disk (then any host will do)."""
         per_disk = [set(case.nodes) for case in self.volume_cases]
         return tuple(sorted(set.intersection(*per_disk))) if per_disk else ()
+
+    @cached_property
+    def candidates(self) -> tuple[str, ...]:
+        """Hosts that could run it by what they hold: those with a replica of every disk; without a disk any host."""
+        return self.members if self.volume_cases else tuple(sorted(self.world.objects.hosts()))
 
     def networks(self) -> tuple[NetworkStatus, ...]:
         return tuple(

@@ -23,6 +23,7 @@ from controller.domain.actions import (
 from controller.domain.conditions import Conditions, timestamp
 from controller.domain.engine import Plan, Position
 from controller.domain.vm_case import VmCase
+from controller.domain.wanted import displaced, told
 
 RETRY_SECONDS = 15.0
 """A blocked operation is looked at again after this, though nothing told of a change."""
@@ -107,7 +108,11 @@ class Report:
 
     def decision(self) -> Decision:
         vm, placement = self.case.vm, self.status.placement
-        if self._placed is None and placement is not None:
+        away = displaced(self.case, self.status)
+        self.set(displaced=away)
+        if self._placed is None and placement is not None and away is not None:
+            self.conditions.set("Placed", "False", away.reason, told(self.case, away, placement.node))
+        elif self._placed is None and placement is not None:
             self.conditions.set("Placed", "True", "AsDeclared", f"placed on {placement.node}, epoch {placement.epoch}")
         self._restart_needed()
         self._restarted()
@@ -214,7 +219,8 @@ def _essence(status: XenVMStatus) -> object:
     migration = status.migration
     truths = tuple((c.type, c.status, c.observed_generation) for c in status.conditions)
     move = (migration.id, migration.outcome, migration.cancel_requested) if migration else None
-    return status.placement, status.run, status.last_state, status.observed_generation, move, truths
+    intents = (status.placement, status.displaced, status.run, status.last_state, move)
+    return intents, status.observed_generation, truths
 
 
 def _domain(here: VmState | None) -> dict[str, object]:

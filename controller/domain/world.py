@@ -93,6 +93,10 @@ class Objects(Protocol):
         """VMs that are placed on the node, or move from or to it; also by a status that is being written."""
         ...
 
+    def moving(self) -> Mapping[Key, tuple[str, str]]:
+        """VMs on a live move: (source, target); also by a status that is being written."""
+        ...
+
     def volumes_on(self, node: str) -> tuple[DrbdVolume, ...]:
         """Volumes whose status.nodes holds the node."""
         ...
@@ -125,6 +129,18 @@ Answer = PreflightReport | str
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How many live moves that nobody asked for by name (maintenance, failback) may be on their way at the same time.
+
+    One stream fills a gigabit link; a second one uses the pauses in which the first hands over. More would only make
+    each of them longer, and with it the time in which its guest writes pages again that were sent already.
+    """
+
+    per_host: int = 2  # as source and as target together
+    per_cluster: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """All that one decision about one object may look at. `now` is Unix time, seconds."""
 
@@ -132,6 +148,7 @@ class World:
     now: float
     term: int
     answers: Mapping[Question, Answer] = field(default_factory=dict)
+    limits: Limits = Limits()
 
 
 def volume_on(view: HostView, resource: str) -> VolumeState | None:

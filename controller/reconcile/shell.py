@@ -19,7 +19,7 @@ from controller.agents.client import Unreachable
 from controller.agents.supervisor import Supervisors
 from controller.api.common import ApiObject
 from controller.domain.actions import FINALIZER, Decision, Operate, PutDomain, PutVolume, Refused, Request
-from controller.domain.world import Answer, Question, World
+from controller.domain.world import Answer, Limits, Question, World
 from controller.reconcile import nodes, vms, volumes
 from controller.reconcile.inquiries import Inquiries
 from controller.reconcile.lanes import Deposed, Lanes
@@ -87,11 +87,13 @@ class Shell:
         changed: Callable[[Change], None],
         on_step: Step = no_step,
         decide: Mapping[str, Decide] = DECIDE,
+        limits: Limits | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._cache, self._queue, self._supervisors = cache, queue, supervisors
         self._leadership, self._recorder, self._metrics = leadership, recorder, metrics
         self._changed, self._on_step, self._decide, self._now = changed, on_step, decide, now
+        self._limits = limits or Limits()
         self._writer = Writer(api, cache, changed, self.free)
         self._view = View(cache, supervisors)
         self._lazy: dict[ObjectKey, float] = {}  # since when a lazy status waits
@@ -135,7 +137,7 @@ class Shell:
             self.inquiries.settle(key)
             self._lazy.pop(key, None)
             return "gone"
-        world = World(self._view, self._now(), self._leadership.term, self.inquiries.answers(key))
+        world = World(self._view, self._now(), self._leadership.term, self.inquiries.answers(key), self._limits)
         with self._metrics.deciding.labels(key[0]).time():
             decision = self._decide[key[0]](world, found, self.lanes.refused(key))
         if decision.ask:

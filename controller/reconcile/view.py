@@ -86,6 +86,9 @@ class View:
     def vms_on(self, node: str) -> tuple[XenVM, ...]:
         return self._vms(self._cache.placed(node))
 
+    def moving(self) -> Mapping[Key, tuple[str, str]]:
+        return self._cache.moving
+
     def volumes_on(self, node: str) -> tuple[DrbdVolume, ...]:
         found = (self._cache.volume((namespace, name)) for _, namespace, name in self._cache.replicated(node))
         return tuple(volume for volume in found if volume is not None)

@@ -57,6 +57,7 @@ class Cache:
         self._placed: Index[str] = Index()
         self._replicas: Index[str] = Index()
         self._members: Index[str] = Index()
+        self._moving: dict[Names, tuple[str, str]] = {}
         self._claims = Claims()
 
     # --- feeding
@@ -160,6 +161,11 @@ class Cache:
         """Keys of the VMs that are placed on the node, or move from or to it; a status on its way counts."""
         return self._placed.keys(node)
 
+    @property
+    def moving(self) -> Mapping[Names, tuple[str, str]]:
+        """VMs on a live move: (source, target); a status on its way counts."""
+        return self._moving
+
     def replicated(self, node: str) -> tuple[ObjectKey, ...]:
         """Keys of the volumes whose status.nodes holds the node."""
         return self._replicas.keys(node)
@@ -233,12 +239,19 @@ class Cache:
         """Where the VM is or may come to be, by what is written and by what is being written."""
         statuses = (found.status, self._expected.get(key)) if isinstance(found, XenVM) else ()
         nodes: set[str] = set()
+        moving: tuple[str, str] | None = None
         for status in statuses:
             if isinstance(status, XenVMStatus):
                 nodes |= {status.placement.node} if status.placement else set()
                 move = status.migration
-                nodes |= {move.source, move.target} if move and move.outcome is None else set()
+                if move is not None and move.outcome is None:
+                    nodes |= {move.source, move.target}
+                    moving = (move.source, move.target)
         self._placed.set(key, nodes)
+        if moving is not None:
+            self._moving[key[1:]] = moving
+        elif key[0] == "XenVM":
+            self._moving.pop(key[1:], None)
 
     def _reclaim(self, key: ObjectKey, found: ApiObject | None) -> tuple[Claim, ...]:
         before = self._claims.of(key)

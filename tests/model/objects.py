@@ -135,6 +135,12 @@ class Objects:
         placed = self._api.exists and self._api.placement is not None and NAMES[self._api.placement.node] == name
         return (vm(self._api),) if placed else ()
 
+    def moving(self) -> Mapping[ObjectName, tuple[str, str]]:
+        move = self._api.move
+        if not self._api.exists or move is None or move.outcome is not None:
+            return {}
+        return {VM_KEY: (NAMES[move.source], NAMES[move.target])}
+
     def volumes_on(self, name: str) -> tuple[DrbdVolume, ...]:
         return (volume(),)
 

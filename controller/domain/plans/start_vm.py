@@ -7,20 +7,30 @@ from controller.api.xenvm import XenVM
 from controller.domain.actions import Request
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.vm_case import VmCase
+from controller.domain.volume_case import VolumeCase
 
 OFF = ("absent", "halted", "crashed")
 """VmState.status without a domain: it is not there, or the guest ended by itself and stays so."""
 
 
-def _home_answers(case: VmCase) -> Refusal | None:
+def _agent_answers(case: VmCase) -> Refusal | None:
     home = case.home
     if home is None or home.node is None:
         name = case.placement.node if case.placement else case.vm.spec.node
         return Refusal(reason="NodeNotFound", message=f"there is no XenNode {name}; apply it, or change spec.node")
     if home.live is None:
         return Refusal(reason="AgentUnreachable", message=f"the agent of {home.name} does not answer: {home.error}")
+    return None
+
+
+def _home_answers(case: VmCase) -> Refusal | None:
+    no, home = _agent_answers(case), case.home
+    if no is not None or home is None or home.node is None:
+        return no
     if home.node.spec.out_of_service:
         return Refusal(reason="OutOfService", message=f"{home.name} is out of service by a person's word")
+    if home.node.spec.maintenance:
+        return Refusal(reason="Maintenance", message=f"{home.name} is in maintenance: nothing is started there")
     return None
 
 
@@ -87,7 +97,7 @@ def _known_newest(case: VmCase) -> Refusal | None:
             continue
         peer = view.peer
         behind = peer is not None and peer.disk in ("Outdated", "Inconsistent")
-        if peer is None or (peer.connection != "Connected" and not behind):
+        if peer is None or (peer.connection != "Connected" and not behind and not _peer_off(volume, node)):
             return Refusal(
                 reason="ReplicaMayBeStale",
                 message=f"{volume.volume.name} on {node} is not connected to its peer "
@@ -95,6 +105,11 @@ def _known_newest(case: VmCase) -> Refusal | None:
                 "the VM is started when both replicas see each other again",
             )
     return None
+
+
+def _peer_off(volume: VolumeCase, node: str) -> bool:
+    """The promotion itself then asks for the word that the other replica is behind: DRBD runs its handler."""
+    return all(host.off for host in volume.hosts if host.name != node)
 
 
 def _disks_its_own(case: VmCase) -> Refusal | None:
@@ -178,17 +193,26 @@ def _stopped(case: VmCase) -> bool:
     return here is None or (here.status in OFF and (here.desired in ("Stopped", "Released") or not here.granted))
 
 
+def stop_problem(case: VmCase) -> Refusal | None:
+    """What keeps the agent from stopping it, once it was asked to."""
+    return case.here.problem if case.here is not None and case.here.desired == "Stopped" else None
+
+
 START_VM: Plan[VmCase] = Plan(
     id="vm.start/v1",
     title="Starting the VM",
     guards=(
         Guard("DisksReady", "every disk's volume is there, synchronised once, with its content", _disks_ready),
-        Guard("HomeAnswers", "the agent of the placement's host answers", _home_answers),
+        Guard("HomeAnswers", "the agent of the placement's host answers; the host is in service", _home_answers),
         Guard("ReplicaHere", "the host holds a replica of every disk", _replica_here),
         Guard("DisksItsOwn", "no other VM has one of the disks, by its spec or as a domain", _disks_its_own),
         Guard("UpToDateHere", "every replica is UpToDate here, not frozen, and Primary nowhere else", _up_to_date_here),
         Guard("MembersDescribed", "there is a XenNode for each host that holds a replica", _members_described),
-        Guard("KnownNewest", "every replica is Primary already, or sees its peer, or knows it behind", _known_newest),
+        Guard(
+            "KnownNewest",
+            "every replica is Primary already, sees its peer, or knows it behind; or the other host is known to be off",
+            _known_newest,
+        ),
         Guard("NoOpenMove", "no part of an earlier move is open on the host", _no_open_move),
         Guard("NowhereElse", "no other host shows a domain of the VM", _nowhere_else),
     ),
@@ -216,7 +240,7 @@ START_VM: Plan[VmCase] = Plan(
 STOP_VM: Plan[VmCase] = Plan(
     id="vm.stop/v1",
     title="Stopping the VM",
-    guards=(Guard("HomeAnswers", "the agent of the placement's host answers", _home_answers),),
+    guards=(Guard("HomeAnswers", "the agent of the placement's host answers", _agent_answers),),
     steps=(
         Step(
             name="Shutdown",

@@ -27,7 +27,7 @@ from controller.domain.actions import FINALIZER, Decision, Refused
 from controller.domain.vm import decide_vm
 from controller.domain.vm_case import VmCase
 from controller.domain.volume import decide_volume
-from controller.domain.world import Answer, Question, World
+from controller.domain.world import Answer, Limits, Question, World
 from controller.reconcile.view import View
 from controller.runtime.cache import Cache
 
@@ -55,6 +55,7 @@ class Worlds:
     hosts: dict[str, Told] = field(default_factory=dict)
     answers: dict[Question, Answer] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         self.cache = Cache()
@@ -131,7 +132,7 @@ class Worlds:
 
     @property
     def world(self) -> World:
-        return World(View(self.cache, self), self.now, self.term, self.answers)  # type: ignore[arg-type]
+        return World(View(self.cache, self), self.now, self.term, self.answers, self.limits)  # type: ignore[arg-type]
 
     def decide_volume(self, name: str = "vm-shaolin") -> Decision:
         volume = self.cache.volume(("default", name))
