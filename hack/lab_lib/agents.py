@@ -20,10 +20,11 @@ from agent import pki
 from agent.core import TlsFiles
 from lab_lib import settings
 from lab_lib.image import Image
-from lab_lib.tools import run, step
+from lab_lib.tools import LabFailed, run, step
 
 PACKAGE_SIZE = 320 << 20
 SEED_SIZE = 4 << 20
+STREAM_LIMIT = 30  # seconds: half of the agent's own, as interrupted moves wait for it
 PREFIX = "opt/xentandem"
 SITE = f"{PREFIX}/lib/python3.11/site-packages"
 CODE = ("agent", "controller", "kubectl_xen")
@@ -169,8 +170,12 @@ def seed_disk(folder: Path, index: int, *, log: str = "info") -> Path:
     tree.mkdir()
     loaded = pki.Authority.load(authority)
     pki.issue_agent(loaded, name, tree / "pki", addresses=[settings.address(index), "127.0.0.1"])
-    settings_text = (bootstrap.PROJECT / "manifests/agent/agent.yaml").read_text()
-    (tree / "agent.yaml").write_text(settings_text.replace("level: info", f"level: {log}"))
+    text = (bootstrap.PROJECT / "manifests/agent/agent.yaml").read_text()
+    for default, here in (("level: info", f"level: {log}"), ("stream_limit: 60", f"stream_limit: {STREAM_LIMIT}")):
+        if default not in text:
+            raise LabFailed(f"manifests/agent/agent.yaml has no {default!r} any more: correct {__file__}")
+        text = text.replace(default, here)
+    (tree / "agent.yaml").write_text(text)
     disk = folder / f"{name}.seed.img"
     disk.unlink(missing_ok=True)
     with disk.open("wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     ssh = commands.add_parser("ssh", help="a shell on a host, or one command")
     ssh.add_argument("host")
     ssh.add_argument("command", nargs=argparse.REMAINDER)
-    ssh.set_defaults(do=lambda o: _lab().shell(o.host).interactive(o.command))
+    ssh.set_defaults(do=_ssh)
 
     console = commands.add_parser("console", help="a guest's console, where it runs (Ctrl-] ends it)")
     console.add_argument("domain")
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text in (("snapshot", "keep all hosts as they are now"), ("restore", "all hosts as they were kept")):
         one = commands.add_parser(name, help=text)
-        one.add_argument("tag", nargs="?", default=CLEAN, help=f"(default {CLEAN}, which `up` keeps)")
+        one.add_argument("tag", nargs="?", default=CLEAN, type=_tag, help=f"(default {CLEAN}, which `up` keeps)")
         one.set_defaults(do=_snapshot if name == "snapshot" else _restore)
 
     for name, up_ in (("cut-link", False), ("mend-link", True)):
@@ -73,11 +74,17 @@ def _parser() -> argparse.ArgumentParser:
 
     kill = commands.add_parser("kill-host", help="pull a host's plug")
     kill.add_argument("host")
-    kill.set_defaults(do=lambda o: _lab().kill(o.host))
+    kill.set_defaults(do=_kill_host)
     start = commands.add_parser("start-host", help="power a host on again")
     start.add_argument("host")
     start.set_defaults(do=_start_host)
     return parser
+
+
+def _tag(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no tag: write lower-case letters, digits and -")
+    return text
 
 
 def _lab() -> Lab:
@@ -103,6 +110,22 @@ def _status(_: argparse.Namespace) -> None:
         )
     for pair in lab.cut:
         print(f"pulled  the cable {pair}")
+
+
+def _on(name: str) -> Lab:
+    """The lab, in which that host is on. Raises LabFailed."""
+    lab = _lab()
+    if not lab.machine(name).on():
+        raise LabFailed(f"{name} is off: hack/lab start-host {name}")
+    return lab
+
+
+def _ssh(options: argparse.Namespace) -> int:
+    return _on(options.host).shell(options.host).interactive(options.command)
+
+
+def _kill_host(options: argparse.Namespace) -> None:
+    _on(options.host).kill(options.host)
 
 
 def _console(options: argparse.Namespace) -> int:

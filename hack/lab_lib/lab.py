@@ -125,6 +125,9 @@ class Lab:
         for machine in chosen:
             machine.start(self.folder, self.plan, snapshot=snapshot, bare=bare)
             self.save()
+        if snapshot:  # all at once, as they stood still at once: what they say to each other survives
+            for machine in chosen:
+                machine.go_on(self.folder)
         for pair in self.cut:
             for name in set(pair.split("-")) & {machine.name for machine in chosen}:
                 self._set_link(pair, name, up=False)
@@ -183,7 +186,7 @@ class Lab:
 
     def _booted(self) -> Path:
         """Disks with the memory of hosts like these after their first boot, without agents; made when not there."""
-        source = Path(machines.__file__).read_bytes() + self.plan.xen.encode() + bytes([len(self.machines)])
+        source = f"{machines.hardware()} {self.plan.xen} {len(self.machines)}".encode()
         kept = self.plan.image.folder / f"booted-{hashlib.sha256(source).hexdigest()[:16]}"
         with (settings.cache() / "build.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -255,14 +258,14 @@ class Lab:
         self.kept = sorted({*self.kept, tag})
         self.save()
 
-    def restore(self, tag: str) -> None:
-        """As they were at the snapshot, with this machine's time. Raises LabFailed."""
+    def restore(self, tag: str, *, set_clock: bool = True) -> None:
+        """As they were at the snapshot, with this machine's time unless told otherwise. Raises LabFailed."""
         if tag not in self.kept:
             raise LabFailed(f"there is no snapshot {tag}; there are: {', '.join(self.kept) or 'none'}")
         for machine in self.machines:
             machine.kill()
         self.cut = []
         self._on(self.machines, snapshot=tag)
-        for name in self.names:
+        for name in self.names if set_clock else ():
             # In a QEMU of its own: the clock of one that goes back within itself would jump
             self.shell(name).ok(f"date -s @{time.time():.3f}")

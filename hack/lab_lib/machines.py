@@ -7,6 +7,7 @@ host can come and go without the others noticing more than that.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import socket
@@ -78,14 +79,17 @@ class Machine:
         return self.pid > 0 and _started(self.pid) == self.started
 
     def start(self, folder: Path, plan: Plan, *, snapshot: str = "", bare: bool = False) -> None:
-        """Power on; `bare`: without the agent, to be kept for later. Raises LabFailed."""
+        """Power on; `bare`: without the agent, to be kept for later. From a snapshot it stands still until `go_on`.
+
+        Raises LabFailed.
+        """
         if self.on():
             raise LabFailed(f"{self.name} is on already")
         for path in (self._path(folder, "console"), self._path(folder, "qmp")):
             path.unlink(missing_ok=True)
         argv = self._argv(folder, plan, "lab.bare" if bare else "")
         if snapshot:
-            argv += ["-loadvm", snapshot]
+            argv += ["-loadvm", snapshot, "-S"]
         with self._path(folder, "log").open("w") as log:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.pid, self.started = process.pid, _started(process.pid)
@@ -94,6 +98,14 @@ class Machine:
             if process.poll() is not None or time.monotonic() > end:
                 raise LabFailed(f"QEMU of {self.name} ended: {self._path(folder, 'log').read_text().strip()}")
             time.sleep(0.01)
+
+    def go_on(self, folder: Path) -> None:
+        """After a snapshot was loaded; waits for that. Raises LabFailed."""
+        try:
+            with self.qmp(folder) as qmp:
+                qmp.do("cont")
+        except OSError as error:
+            raise LabFailed(f"QEMU of {self.name} ended: {self.said(folder)}") from error
 
     def disks(self, folder: Path) -> list[Path]:
         """Those that are written to."""
@@ -169,6 +181,11 @@ class Machine:
             mac = f"52:54:00:00:{number:02}:0{self.index}"
             argv += ["-netdev", cable, "-device", f"virtio-net-pci,id=cable{number},netdev=l{number},mac={mac}"]
         return argv
+
+
+def hardware() -> str:
+    """All that a booted host's memory depends on, but for the image."""
+    return repr((CPU, MEMORY, XEN, LINUX, DISK_SIZE, inspect.getsource(Machine._argv)))
 
 
 def free_udp_ports(count: int) -> list[int]:
