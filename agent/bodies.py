@@ -76,7 +76,7 @@ def _explained(error: ValidationError) -> str:
         elif one["type"] == "missing":
             said.append(f"{where}: is missing; write it")
         else:
-            said.append(f"{where}: {one['msg']}, not {_cut(repr(one.get('input')))}")
+            said.append(f"{where}: {_plain(one['msg'])}, not {_cut(repr(one.get('input')))}")
     if (more := error.error_count() - MISTAKES) > 0:
         said.append(f"and {more} more")
     return "; ".join(said)
@@ -84,7 +84,11 @@ def _explained(error: ValidationError) -> str:
 
 def _short(text: str) -> str:
     """What somebody else wrote, for a line of a log or of an answer."""
-    return _cut(text if text.isprintable() else ascii(text))
+    return _cut(_plain(text))
+
+
+def _plain(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
 
 
 def _cut(text: str) -> str:

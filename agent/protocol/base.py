@@ -19,6 +19,7 @@ Uid = Annotated[str, Field(pattern=r"^[0-9a-fA-F][0-9a-fA-F-]{7,63}$")]
 OperationId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Address = Annotated[str, Field(pattern=r"^[0-9A-Za-z:][0-9A-Za-z:._-]{0,252}$")]
 """An IP address or a host name."""
+IpAddress = Annotated[str, Field(pattern=r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]{1,40})$")]
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """One line."""
 Path = Annotated[str, Field(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f]*$")]

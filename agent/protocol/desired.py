@@ -9,6 +9,7 @@ from pydantic import Field
 from agent.protocol.base import (
     RELOCATION_PORT,
     Address,
+    IpAddress,
     Minor,
     Name,
     Number,
@@ -36,7 +37,7 @@ class HostDesired(Wire):
 
 class Member(Wire):
     node: Name
-    address: Text  # replication address, without port
+    address: IpAddress  # replication address, without port
 
 
 class VolumeDesired(Wire):

@@ -164,6 +164,15 @@ class Rig:
 
         return self.run(look())
 
+    @property
+    def busy(self) -> bool:
+        """Whether mk1 runs a command, or has something under way."""
+        host, context = self.simulation.hosts["mk1"], self.agents["mk1"].context
+        follow = ("events2", "xenstore-watch")  # these never end
+        commands = [one for one in host.processes.running.values() if not any(word in follow for word in one.argv)]
+        changing = [vm for vm in context.observer.state.vms.values() if vm.status in ("starting", "stopping")]
+        return bool(commands or changing or context.operations.running())
+
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Whatever happens within changes nothing on the host, and the agent serves afterwards."""
