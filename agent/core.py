@@ -20,9 +20,11 @@ from agent.host import Host
 from agent.protocol import (
     DomainDesired,
     DomainRemoval,
+    FenceState,
     PreflightReport,
     PreflightRequest,
     Refusal,
+    VerdictDesired,
     VmState,
     VolumeDesired,
     VolumeRemoval,
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from agent.drivers.drbd import Drbd
     from agent.drivers.lvm import Lvm
     from agent.drivers.xen import Xen
+    from agent.fence_records import FenceRecord
     from agent.gone import Gone
     from agent.journal import Journal
     from agent.observer import Observer
     from agent.operations import Operations
+    from agent.records import VolumeRecord
     from agent.tls import Credentials
 
 AGENT_VERSION = "0.1.0"
@@ -111,6 +115,7 @@ class VolumeService(Protocol):
 
     async def put(self, resource: str, desired: VolumeDesired) -> VolumeState: ...
     async def remove(self, resource: str, removal: VolumeRemoval) -> None: ...
+    def record(self, resource: str) -> VolumeRecord | None: ...
 
     def set_role(self, resource: str, uid: str, role: Literal["Primary", "Secondary"]) -> None:
         """Journal the role that this host keeps from now on, without acting: before a hand-over's first effect."""
@@ -121,6 +126,25 @@ class VolumeService(Protocol):
 
         Call it before `xl create` and before a migration target attaches the disk. Refused if it is not ours.
         """
+        ...
+
+
+class FenceService(Protocol):
+    """`agent.fence.Fence`: which side of a volume may go on without the other (docs/fencing.md)."""
+
+    async def put(self, resource: str, wanted: VerdictDesired) -> FenceState: ...
+
+    def record(self, resource: str) -> FenceRecord | None: ...
+    def promotable(self, resource: str) -> Refusal | None:
+        """Why this host's copy must not be promoted: it is recorded as stale."""
+        ...
+
+    def forget(self, resource: str) -> None:
+        """The volume is gone."""
+        ...
+
+    def abort(self) -> None:
+        """Close the handlers' socket at once."""
         ...
 
 
@@ -194,6 +218,7 @@ class Context:
     operations: Operations = field(init=False)
     gone: Gone = field(init=False)
     volumes: VolumeService = field(init=False)
+    fence: FenceService = field(init=False)
     domains: DomainService = field(init=False)
     migration: RelocationService = field(init=False)
 

@@ -14,6 +14,7 @@ from agent.drivers.drbd import Dialect, Drbd, detect_dialect
 from agent.drivers.errors import DriverError
 from agent.drivers.lvm import Lvm
 from agent.drivers.xen import Xen
+from agent.fence import Fence
 from agent.gone import Gone
 from agent.host import CommandTimedOut, Host
 from agent.journal import Journal
@@ -106,6 +107,8 @@ class Agent:
         context.operations = Operations(context)
         volumes = Volumes(context)
         context.volumes = volumes
+        fence = Fence(context)
+        context.fence = fence
         context.domains = Domains(context)
         context.migration = Relocation(context)
         context.operations.register("initial-sync", InitialSyncHandler(context, volumes), repeatable=True)
@@ -114,16 +117,19 @@ class Agent:
         try:
             context.gone.load()
             volumes.load()
+            fence.load()
             context.operations.load()
         except ValidationError as error:
             raise StartError(f"the journal in {self._state_dir} holds a record of another version: {error}") from error
         await context.observer.start()
+        await fence.start()
         await volumes.start()
         await context.domains.start()
         await context.migration.start()
         context.operations.resume_all()
         self._server = Server(context, promises, *self._api)
         await self._server.start()
+        fence.heard = self._server.heard
         context.log().info("agent started", boot_id=boot_id, api_port=self.api_port, term=promises.term)
 
     async def stop(self) -> None:
@@ -133,6 +139,7 @@ class Agent:
         if self._server is not None:
             await self._server.stop()
         await self._context.migration.stop()
+        self._context.fence.abort()
         self._host.kill()
         await self._context.tasks.cancel_all()
         await self._host.drain(DRAIN_SECONDS)
@@ -146,6 +153,7 @@ class Agent:
             return
         self._context.journal.kill()
         self._context.migration.abort()
+        self._context.fence.abort()
         if self._server is not None:
             await self._server.abort()
         await self._context.tasks.cancel_all()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent.core import Refused
 from agent.drivers.lvm import CONTENT_TAG, FORCED_TAG, UID_TAG
+from agent.fence_records import FenceRecord, holds, promotable
 from agent.protocol import DomainState, GenerationIds, LogicalVolumeState, Refusal
 from agent.records import VolumeRecord, has_tag
 
@@ -113,6 +114,7 @@ class RoleFacts:
     kernel: DrbdResource | None  # a fresh reading
     readable: bool
     domains: Sequence[DomainState] | None = None  # a fresh reading; None: could not be read
+    fence: FenceRecord | None = None
 
     @property
     def device(self) -> str:
@@ -134,8 +136,10 @@ def resource_is_up(facts: RoleFacts) -> Refusal | None:
 
 
 def disk_up_to_date(facts: RoleFacts) -> Refusal | None:
-    """Promote only good data: UpToDate on this host, never by force."""
+    """Promote only good data, never by force: UpToDate here, or Consistent where a verdict makes the peer stale."""
     if facts.kernel is not None and facts.kernel.disk == "UpToDate":
+        return None
+    if facts.kernel is not None and facts.kernel.disk == "Consistent" and holds(facts.fence, facts.node):
         return None
     disk = facts.kernel.disk if facts.kernel else "unknown"
     return Refusal(
@@ -150,6 +154,11 @@ def not_suspended(facts: RoleFacts) -> Refusal | None:
         return None
     word = facts.kernel.suspended if facts.kernel else "unknown"
     return Refusal(reason="Suspended", message=f"IO of {facts.resource} is suspended ({word}) on {facts.node}")
+
+
+def not_recorded_stale(facts: RoleFacts) -> Refusal | None:
+    """Never promote what a verdict says is older than the other side's."""
+    return promotable(facts.fence, facts.node, facts.resource)
 
 
 def peer_not_primary(facts: RoleFacts) -> Refusal | None:
@@ -185,6 +194,7 @@ def no_domain_uses(facts: RoleFacts) -> Refusal | None:
 PROMOTE: tuple[Guard[RoleFacts], ...] = (
     drbd_readable,
     resource_is_up,
+    not_recorded_stale,
     disk_up_to_date,
     not_suspended,
     peer_not_primary,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
-Section = Literal["host", "volumes", "vms", "operations", "gone"]
+Section = Literal["host", "volumes", "vms", "operations", "gone", "fences"]
 
 FORMAT: Final = 1
 COMPACT_ABOVE: Final = 1 << 20  # bytes of log; and more than four times what the live records need

@@ -21,6 +21,7 @@ from agent.core import AGENT_VERSION, Context
 from agent.domain_view import DomainView, changed_keys
 from agent.drivers.errors import DriverError
 from agent.facts import read_facts
+from agent.fence_records import FenceView
 from agent.host import CommandTimedOut
 from agent.protocol import (
     DomainState,
@@ -67,6 +68,7 @@ class Observer:
         self._records: dict[str, VolumeRecord] = {}
         self._generations: dict[str, GenerationIds] = {}
         self._volume_problems: dict[str, Refusal] = {}
+        self._fences: dict[str, FenceView] = {}
         self._problems: dict[str, Refusal] = {}
         self._domains = DomainView()
         self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
@@ -164,6 +166,14 @@ class Observer:
             self._volume_problems.pop(resource, None)
         else:
             self._volume_problems[resource] = problem
+        self._refresh({resource})
+
+    def put_fence(self, resource: str, fence: FenceView | None) -> None:
+        """What is known of a volume's fencing (None: nothing)."""
+        if fence is None:
+            self._fences.pop(resource, None)
+        else:
+            self._fences[resource] = fence
         self._refresh({resource})
 
     def put_generation(self, resource: str, generation: GenerationIds | None) -> None:
@@ -317,6 +327,7 @@ class Observer:
         for name in changed & self._records.keys() - self._stale_generations:
             if name in resources and generation_key(before.get(name)) != generation_key(resources[name]):
                 self._stale_generations.add(name)
+                self._generations.pop(name, None)  # unknown until it is read: a decision may rest on it
                 self._context.tasks.spawn(self._read_generation(name), name=f"generation of {name}")
         self._refresh(changed)
 
@@ -377,6 +388,8 @@ class Observer:
             self._generations.get(resource),
             self._domains.used_by.get(f"/dev/drbd{minor}", ()),
             self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
+            self._fences.get(resource),
+            self._context.node,
         )
 
     async def _try(self, read: Callable[[], Awaitable[object]]) -> bool:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent.drivers.lvm import CONTENT_TAG, FORCED_TAG
+from agent.fence_records import FenceView
 from agent.protocol import (
     ContentState,
+    FenceState,
     GenerationIds,
     LogicalVolumeState,
     MetadataState,
@@ -47,6 +49,14 @@ class VolumeRecord(BaseModel):
         return f"DrbdVolume {self.desired.namespace}/{self.desired.name}"
 
     @property
+    def fenced(self) -> bool:
+        """Is fencing part of what the kernel was given?"""
+        return any(word.partition(":")[0] == "fenced" for word in self.options.split())
+
+    def peer_of(self, node: str) -> str:
+        return next((member.node for member in self.desired.members if member.node != node), "")
+
+    @property
     def addresses_wanted(self) -> tuple[str, ...]:
         return tuple(f"{member.node}={member.address}" for member in self.desired.members)
 
@@ -83,6 +93,8 @@ def assemble(
     generation: GenerationIds | None,
     used_by: tuple[str, ...],
     problem: Refusal | None,
+    fence: FenceView | None = None,
+    node: str = "",
 ) -> VolumeState:
     """One VolumeState. `kernel_known` False: DRBD could not be read; what it said last is shown, with a problem."""
     desired = record.desired if record else None
@@ -115,6 +127,9 @@ def assemble(
         content=content,
         content_detail=record.content_detail if record else "",
         options=record.options if record else "",
+        fenced=record is not None and record.fenced,
+        fence=fence.record.shown if fence is not None and fence.record is not None else FenceState(),
+        fence_question=(fence or FenceView()).question(kernel, record.peer_of(node) if record else ""),
         used_by=tuple(sorted(used_by)),
         problem=problem,
     )

@@ -105,7 +105,7 @@ class Removal:
     async def _take_down(self, resource: str, record: VolumeRecord) -> None:
         if resource not in await self._context.observer.read_drbd():
             return
-        await self._context.drbd.install(record.desired)  # drbdadm needs the file, which may be gone after a crash
+        await self._volumes.install(record.desired)  # drbdadm needs the file, which may be gone after a crash
         await self._patiently(self._down, resource, {"DeviceOpen"})
         if resource in await self._context.observer.read_drbd():
             raise Refused("NotConfirmed", f"{resource} is still in the kernel's DRBD after drbdadm down")

@@ -7,6 +7,7 @@ away does not stop what it asked for.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from agent.protocol import (
     OperationRequest,
     PreflightRequest,
     Refusal,
+    VerdictDesired,
     VolumeDesired,
     VolumeRemoval,
     WriteContent,
@@ -40,6 +42,7 @@ from agent.volumes import refusal_of
 from agent.watch import SECTIONS
 
 DRAIN_SECONDS = 10.0
+UNANSWERED_SECONDS = 30.0
 CERTIFICATES_SECONDS = 10.0
 
 ABOUT: web.RequestKey[dict[str, object]] = web.RequestKey("about", dict)  # for the log line
@@ -57,6 +60,8 @@ class Server:
         self._entrance: Entrance | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
+        self._heard = context.host.now()
+        self._watching = 0
         self.port = 0
 
     async def start(self) -> None:
@@ -69,6 +74,7 @@ class Server:
                 web.get("/v1/watch", self._watch),
                 web.put("/v1/host", self._put_host),
                 web.put("/v1/volumes/{resource}", self._put_volume),
+                web.put("/v1/volumes/{resource}/verdict", self._put_verdict),
                 web.delete("/v1/volumes/{resource}", self._delete_volume),
                 web.put("/v1/domains/{name}", self._put_domain),
                 web.delete("/v1/domains/{name}", self._delete_domain),
@@ -130,6 +136,10 @@ class Server:
                 task.cancel()
             await asyncio.wait(running)
 
+    def heard(self) -> float:
+        """When the leading controller was heard of last; only that one follows agents."""
+        return self._context.host.now() if self._watching else self._heard
+
     # --- every request --------------------------------------------------------------------------------------------
 
     @web.middleware
@@ -147,6 +157,7 @@ class Server:
                 refusal = _refusal(403, "NotTheController", "this API is for the controller's certificate alone")
                 refusal.force_close()
                 return refusal
+            self._heard = self._context.host.now()
             status, response = await _answered(request, handler)
         finally:
             self._running.discard(task)
@@ -171,6 +182,8 @@ class Server:
         watch = self._context.observer.watch
         watcher = watch.subscribe()
         stopping = asyncio.ensure_future(self._stopping.wait())
+        _end_when_unanswered(request)
+        self._watching += 1
         try:
             while not self._stopping.is_set():
                 following = asyncio.ensure_future(watcher.next(watch))
@@ -183,6 +196,8 @@ class Server:
         except ConnectionResetError:
             pass  # the watcher went away
         finally:
+            self._watching -= 1
+            self._heard = self._context.host.now()
             stopping.cancel()
             watch.unsubscribe(watcher)
         return response
@@ -202,6 +217,12 @@ class Server:
         resource = same_name(request, "resource", desired.resource)
         self._promise(request, desired.term, resource)
         return _model(await self._context.volumes.put(resource, desired))
+
+    async def _put_verdict(self, request: web.Request) -> web.StreamResponse:
+        wanted = await read_body(request, VerdictDesired)
+        resource = same_name(request, "resource", wanted.resource)
+        self._promise(request, wanted.term, resource, verdict=wanted.verdict.number)
+        return _model(await self._context.fence.put(resource, wanted))
 
     async def _delete_volume(self, request: web.Request) -> web.StreamResponse:
         removal = await read_body(request, VolumeRemoval)
@@ -242,6 +263,13 @@ class Server:
     def _promise(self, request: web.Request, term: int, subject: str, **about: object) -> None:
         request[ABOUT] = {"object": subject, "term": term, **about}
         self._promises.promise(self._context, term)
+
+
+def _end_when_unanswered(request: web.Request) -> None:
+    """A controller that does not take the stream's bytes for so long is out of reach (tcp(7))."""
+    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if sock is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNANSWERED_SECONDS * 1000))
 
 
 async def _answered(request: web.Request, handler: Respond) -> tuple[int, web.StreamResponse]:

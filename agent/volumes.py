@@ -16,6 +16,7 @@ from agent.core import Context, Refused
 from agent.drivers.drbd import DrbdResource
 from agent.drivers.errors import DriverError
 from agent.drivers.lvm import owner_tag
+from agent.fence_door import handler_path
 from agent.guards import CREATE_METADATA, DEMOTE, PROMOTE, MetadataFacts, RoleFacts, require
 from agent.host import CommandTimedOut
 from agent.ownership import RESERVE, OwnershipFacts
@@ -66,6 +67,7 @@ class Volumes:
 
     def forget(self, resource: str) -> None:
         """The volume is gone; on disk when this returns."""
+        self._context.fence.forget(resource)
         self._context.journal.delete("volumes", resource)
         self._records.pop(resource, None)
         self._context.observer.put_record(resource, None)
@@ -165,8 +167,13 @@ class Volumes:
 
     async def _provision(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         record = await self._logical_volumes(resource, record)
-        await self._context.drbd.install(record.desired)
+        await self.install(record.desired)
         return await self._metadata(resource, record)
+
+    async def install(self, desired: VolumeDesired) -> None:
+        """The configuration, with the handler where fencing is wanted."""
+        handler = handler_path(self._context.state_dir) if desired.fencing is not None else None
+        await self._context.drbd.install(desired, fence_handler=handler)
 
     async def _logical_volumes(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         """The LV (and the one of external metadata), tagged with the owner's uid from its first moment."""
@@ -280,7 +287,7 @@ class Volumes:
                 if resource in kernel:
                     self._attached_if_disk(resource, record, kernel[resource])
                     return
-                await self._context.drbd.install(record.desired)
+                await self.install(record.desired)
                 await self._up(resource, record)
                 self._context.log(object=resource).info("volume is up again after a reboot")
 
@@ -312,7 +319,8 @@ class Volumes:
 
     async def _role_facts(self, resource: str) -> RoleFacts:
         seen = await _or_none(partial(self._context.observer.read_resources, [resource]))
-        return RoleFacts(resource, self._context.node, (seen or {}).get(resource), readable=seen is not None)
+        kernel, fence = (seen or {}).get(resource), self._context.fence.record(resource)
+        return RoleFacts(resource, self._context.node, kernel, readable=seen is not None, fence=fence)
 
     async def _reread(self, resource: str) -> DrbdResource:
         kernel = (await self._context.observer.read_resources([resource])).get(resource)

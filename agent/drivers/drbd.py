@@ -276,6 +276,14 @@ class Drbd:
         argv = ["drbdsetup", "secondary", self._target(resource, minor)]
         await self._patiently(argv, {"InTransient", "DeviceOpen"}, patience)
 
+    async def resume_io(self, resource: str) -> None:
+        """Let frozen IO go on; this side begins a new data generation. Never where the other side may have one."""
+        await self._do(["drbdadm", "resume-io", resource])
+
+    async def outdate(self, resource: str) -> None:
+        """Mark this disk as outdated. DRBD refuses on a Primary and while connected."""
+        await self._do(["drbdadm", "outdate", resource])
+
     # --- the parts ----------------------------------------------------------------------------------------------
 
     def _target(self, resource: str, minor: int) -> str:

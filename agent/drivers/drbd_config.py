@@ -26,11 +26,12 @@ def render(
 
     Fencing is `resource-only` without a handler: IO goes on when the peer is lost, and DRBD refuses to promote a side
     that can't see its peer (-7), which is what keeps a stale replica from being used. With `fence_handler` (the path of
-    a fence-peer program, drbd.conf(5)) it is `resource-and-stonith`: IO is frozen until the handler has answered.
+    a fence-peer program, drbd.conf(5)) it is `resource-and-stonith`: IO is frozen until the handler has answered. With
+    protocol A DRBD takes `resource-only` alone (ERR_STONITH_AND_PROT_A): the handler is asked, and IO goes on.
     `shared_secret` (at most 64 characters) authenticates the peers. Raises DriverError("InvalidConfiguration").
     """
     rate = _kib(desired.resync_rate)
-    fencing = "resource-and-stonith" if fence_handler else "resource-only"
+    fencing = "resource-and-stonith" if fence_handler and desired.protocol != "A" else "resource-only"
     net = [
         f"protocol {desired.protocol}",
         "allow-two-primaries no",

@@ -66,6 +66,12 @@ async def own_domains(context: Context, domain: DomainDesired) -> list[DomainSta
     return mine(domain.uid, domain.name, await context.observer.read_domains())
 
 
+def recorded_stale(context: Context, domain: DomainDesired) -> list[Refusal]:
+    """Disks that a verdict says are older here than on the other side: until its end is recorded, never promoted."""
+    found = (context.fence.promotable(disk.resource) for disk in domain.config.disks)
+    return [refusal for refusal in found if refusal is not None]
+
+
 async def insist(
     context: Context,
     operation: Operation,

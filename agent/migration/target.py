@@ -20,7 +20,7 @@ from agent.core import Context, Refused, within
 from agent.drivers import xl_config
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut, PipedProcess
-from agent.migration.handover import Meter, disks_now, insist, own_domains
+from agent.migration.handover import Meter, disks_now, insist, own_domains, recorded_stale
 from agent.migration.recovery import Arrived, Nothing, Remove, judge_target
 from agent.migration.stream import SenderStream
 from agent.migration.tls_stream import TlsStream
@@ -281,7 +281,7 @@ class Receive:
                     disks = await disks_now(self._context, domain)
                     against = both_sides_whole(
                         domain.config.disks, disks, self._context.node, role="Secondary", peer_role="Secondary"
-                    )
+                    ) + recorded_stale(self._context, domain)
                 else:
                     against = [Refusal(reason="NotReleased", message=f"{_body(operation.request).source} still has it")]
             except (DriverError, CommandTimedOut) as error:
@@ -319,6 +319,8 @@ class Receive:
 
         async def one(resource: str, minor: int) -> None:
             async with self._context.locks.hold(f"volume:{resource}"):
+                if (stale := self._context.fence.promotable(resource)) is not None:
+                    raise Refused.of(stale)
                 await self._context.drbd.primary(resource, minor)
 
         await asyncio.gather(*(one(disk.resource, disk.minor) for disk in domain.config.disks))

@@ -10,6 +10,7 @@ HTTP (TLS 1.3, client certificate with SAN `URI:xentandem:controller`):
     GET    /v1/watch                  -> NDJSON of WatchEvent: one snapshot, then changes, a heartbeat every 10 s
     PUT    /v1/host                   HostDesired    -> HostState without collections
     PUT    /v1/volumes/{resource}     VolumeDesired  -> VolumeState
+    PUT    /v1/volumes/{resource}/verdict   VerdictDesired -> FenceState
     DELETE /v1/volumes/{resource}     VolumeRemoval  -> 204
     PUT    /v1/domains/{name}         DomainDesired  -> VmState
     DELETE /v1/domains/{name}         DomainRemoval  -> 204
@@ -41,6 +42,7 @@ from agent.protocol.desired import (
     DomainConfig,
     DomainDesired,
     DomainRemoval,
+    Fencing,
     HostDesired,
     ImageSource,
     InitialSync,
@@ -53,6 +55,8 @@ from agent.protocol.desired import (
     OperationRequest,
     PreflightReport,
     PreflightRequest,
+    Verdict,
+    VerdictDesired,
     VolumeDesired,
     VolumeRemoval,
     WriteContent,
@@ -62,6 +66,8 @@ from agent.protocol.state import (
     DomainDisk,
     DomainKind,
     DomainState,
+    FenceQuestion,
+    FenceState,
     GenerationIds,
     HostFacts,
     HostState,
@@ -97,6 +103,9 @@ __all__ = [
     "DomainKind",
     "DomainRemoval",
     "DomainState",
+    "FenceQuestion",
+    "FenceState",
+    "Fencing",
     "GenerationIds",
     "HostDesired",
     "HostFacts",
@@ -126,6 +135,8 @@ __all__ = [
     "Role",
     "TransferProgress",
     "Uid",
+    "Verdict",
+    "VerdictDesired",
     "VmState",
     "VolumeDesired",
     "VolumeGroupState",

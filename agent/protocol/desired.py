@@ -40,6 +40,40 @@ class Member(Wire):
     address: IpAddress  # replication address, without port
 
 
+class Fencing(Wire):
+    """DRBD's `resource-and-stonith` with the agent's handler: IO is frozen when the peer is lost, until a verdict.
+
+    continue_after: seconds without word of any controller after which a frozen Primary goes on by itself; None: never.
+    """
+
+    continue_after: Annotated[float, Field(ge=30, le=604800)] | None = None
+
+
+class Verdict(Wire):
+    """Which side of a volume may go on without the other, as recorded in DrbdVolume.status. Numbers only grow.
+
+    Without survivor and stale: the verdict before has ended, and nobody may.
+    """
+
+    number: Annotated[Number, Field(ge=1)]
+    survivor: Name | None = None
+    stale: Name | None = None
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z]{1,63}$")]
+
+    @property
+    def standing(self) -> bool:
+        return self.survivor is not None
+
+
+class VerdictDesired(Wire):
+    """The verdict that stands for a volume. Refused when a higher number is known ("VerdictTooOld")."""
+
+    term: Number
+    uid: Uid
+    resource: Name
+    verdict: Verdict
+
+
 class VolumeDesired(Wire):
     """What one DRBD resource shall be on this host. Idempotent; level by level, never downwards.
 
@@ -63,14 +97,22 @@ class VolumeDesired(Wire):
     protocol: Literal["A", "B", "C"] = "C"
     resync_rate: Annotated[str, Field(pattern=r"^[0-9]{1,12}[KMG]?$")] = "500M"  # bytes per second, drbd.conf's units
     verify_alg: Name = "sha1"
+    fencing: Fencing | None = None  # None: `resource-only` without a handler, IO goes on when the peer is lost
     level: Literal["Reserved", "Provisioned", "Up"] = "Up"
     role: Literal["Primary", "Secondary"] = "Secondary"
 
     @property
     def options(self) -> str:
-        """What may change in the volume's life: "C 500M sha1 10.0.0.81 10.0.0.82" (the members' addresses)."""
+        """What may change in the volume's life: "C 500M sha1 10.0.0.81 10.0.0.82 fenced" (the members' addresses).
+
+        fenced:300 = with Fencing.continue_after.
+        """
         addresses = (member.address for member in self.members)
-        return " ".join((self.protocol, self.resync_rate, self.verify_alg, *addresses))
+        fenced: tuple[str, ...] = ()
+        if self.fencing is not None:
+            after = self.fencing.continue_after
+            fenced = ("fenced" if after is None else f"fenced:{after:g}",)
+        return " ".join((self.protocol, self.resync_rate, self.verify_alg, *addresses, *fenced))
 
 
 class VolumeRemoval(Wire):

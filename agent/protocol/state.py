@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from agent.protocol.base import Connection, Disk, Refusal, Role, Wire
-from agent.protocol.desired import DomainConfig, HostDesired
+from agent.protocol.desired import DomainConfig, HostDesired, Verdict
 
 
 class VolumeGroupState(Wire):
@@ -72,6 +72,25 @@ MetadataState = Literal["none", "present", "unknown"]
 ContentState = Literal["none", "writing", "written", "unknown"]
 
 
+class FenceQuestion(Wire):
+    """This host lost its peer and must not go on with the volume before a verdict.
+
+    wants "io": it is Primary and its IO is frozen. "promotion": it is to be promoted without its peer.
+    """
+
+    peer: str
+    wants: Literal["io", "promotion"]
+    since: str | None = None  # when the agent noticed
+
+
+class FenceState(Wire):
+    """What the agent's journal has of a volume's fencing."""
+
+    verdict: Verdict | None = None  # the highest one that is durable here
+    given_back: bool = False  # it named this host as survivor, and both sides were seen whole since
+    continued_at: str | None = None  # IO went on by policy, without a verdict
+
+
 class VolumeState(Wire):
     """One DRBD resource that the agent's journal, /etc/drbd.d or the kernel knows here."""
 
@@ -94,6 +113,9 @@ class VolumeState(Wire):
     content: ContentState = "none"
     content_detail: str = ""  # "ext4", "xfs", "image sha256:..."
     options: str = ""  # VolumeDesired.options as installed
+    fenced: bool = False  # VolumeDesired.fencing is in force
+    fence: FenceState = FenceState()
+    fence_question: FenceQuestion | None = None
     used_by: tuple[str, ...] = ()  # names of the domains here that have it as a disk
     problem: Refusal | None = None  # what the last attempt to reach the desired state ran into
 

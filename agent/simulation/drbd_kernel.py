@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from agent.simulation import drbd_events, drbd_proc
-from agent.simulation.drbd_state import SECONDARY, Failure
+from agent.simulation.drbd_state import SECONDARY, Failure, disk_rank
 from agent.simulation.drbd_volume import Volume
 
 if TYPE_CHECKING:
@@ -127,6 +127,10 @@ class Kernel:
         """Ask the fence-peer handler whether the peer is out of the way (the kernel's conn_try_outdate_peer())."""
         if volume.state.cs not in {"WFConnection", "Unconnected", "NetworkFailure", "BrokenPipe", "TearDown",
                                    "StandAlone", "Timeout", "Disconnecting"}:  # fmt: skip
+            return False
+        if disk_rank(volume.state.disk) < disk_rank("Consistent"):
+            self.host.log(f"drbd {volume.name}: Not fencing peer, I'm not even Consistent myself.")
+            volume.thaw()
             return False
         status = await self.helper(volume, "fence-peer", whole=True)
         if not self.host.on or volume.session is not None or self.resources.get(volume.name) is not volume:

@@ -109,8 +109,11 @@ class Session:
         if self.resync is not None:
             self.resync.interrupted(volume)
         was_primary = volume.primary
-        peer_disk = str(values.pop("peer_disk", "DUnknown"))
-        frozen = was_primary and volume.fencing == "resource-and-stonith" and peer_disk == "DUnknown"
+        # What is known to be no good stays so (the kernel's sanitize_state())
+        known = volume.state.peer_disk if volume.state.peer_disk in {"Inconsistent", "Outdated"} else "DUnknown"
+        peer_disk = str(values.pop("peer_disk", known))
+        has_disk = disk_rank(volume.state.disk) >= disk_rank("Inconsistent")
+        frozen = was_primary and has_disk and volume.fencing == "resource-and-stonith" and peer_disk == "DUnknown"
         if frozen:
             values["suspended_fencing"] = True
         disk = volume.state.disk
@@ -239,6 +242,8 @@ class Fabric:
                 if volume.primary and peer.primary and volume.fencing != "dont-care" and reached:
                     raise StateError(-7)
                 self._leave_together(session, volume, outdate_me, outdate_peer)
+                volume.tell(drbd_events.connection(volume, "change"))
+                volume.tell(drbd_events.peer_device(volume, "change"))
         volume.change(cs="Disconnecting")
         self.stand_alone(volume)
 
@@ -271,7 +276,7 @@ class Fabric:
 
     def stand_alone(self, volume: Volume) -> None:
         """From Disconnecting to StandAlone; the connection's configuration is gone."""
-        volume.change(cs="StandAlone", peer_role=UNKNOWN, peer_disk="DUnknown")
+        volume.change(cs="StandAlone", peer_role=UNKNOWN)
         volume.host.log(f"drbd {volume.name}: conn( Disconnecting -> StandAlone ) ")
         if volume.net is not None:
             volume.tell(drbd_events.peer_device(volume, "destroy"))

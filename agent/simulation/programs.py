@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from agent.host import Completed
-from agent.simulation import drbd_config, drbdadm, drbdsetup, filesystems, lvm_commands
+from agent.simulation import drbd_config, drbdadm, drbdsetup, fence_peer, filesystems, lvm_commands
 from agent.simulation.drbd_kernel import Kernel
 from agent.simulation.process import Process, done, failed
 
@@ -59,5 +59,6 @@ def install(host: SimulatedHost) -> None:
     host.files.write(drbd_config.GLOBAL_COMMON, drbd_config.GLOBAL_COMMON_TEXT)
     host.add_program("drbdsetup", drbdsetup.program)
     host.add_command("drbdadm", drbdadm.run)
+    fence_peer.install(host)
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module("agent.simulation.xl").install(host)

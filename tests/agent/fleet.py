@@ -138,6 +138,12 @@ class Fleet:
         self.simulation.power_on(name)
         await self.start(name)
 
+    async def reboot_without_kill(self, name: str) -> None:
+        """The same where the agent was killed before."""
+        self.simulation.power_off(name)
+        self.simulation.power_on(name)
+        await self.start(name)
+
     async def close(self) -> None:
         for name in list(self.agents):
             await self.kill(name)

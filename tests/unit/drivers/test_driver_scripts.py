@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +129,28 @@ def test_resume_without_xen_fails_in_words() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["block-xentandem", "xentandem-resume", "xentandem-job"])
+@pytest.mark.parametrize("name", ["block-xentandem", "xentandem-fence", "xentandem-resume", "xentandem-job"])
 def test_programs_can_be_executed(name: str) -> None:
     assert os.access(SCRIPTS / name, os.X_OK)
+
+
+@pytest.mark.parametrize("said", [b"nonsense\n", b'{"exit": 5}\n', b'{"exit": 0}\n', b"[]\n", b""])
+def test_the_fence_handler_takes_only_what_an_agent_may_answer(said: bytes, tmp_path: Path) -> None:
+    """5 takes a silent peer for dead, 0 is what no handler leaves: both are 1."""
+    folder = tmp_path / ("a-long-name-" * 12)  # longer than a socket's path may be
+    folder.mkdir()
+    handler = folder / "xentandem-fence"
+    shutil.copy(SCRIPTS / "xentandem-fence", handler)
+    with socket.socket(socket.AF_UNIX) as door:
+        fd = os.open(folder, os.O_PATH)
+        door.bind(f"/proc/self/fd/{fd}/fence.sock")
+        os.close(fd)
+        door.listen()
+        asking = subprocess.Popen([sys.executable, "-IS", handler], env={"DRBD_RESOURCE": "r"}, stderr=subprocess.PIPE)
+        connection, _ = door.accept()
+        assert b'"resource": "r"' in connection.recv(4096)
+        connection.sendall(said)
+        door.close()  # the agent is gone
+        connection.close()
+    asking.communicate(timeout=30)
+    assert asking.returncode == 1
