@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from agent.simulation.host import SimulatedHost
 
 
+AGREED = ("protocol", "allow-two-primaries", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "data-integrity-alg")
+"""Options of a connection that its sides tell each other."""
+
+
 class TimedOut(Exception):
     """wait-connect or wait-sync gave up (exit 5)."""
 
@@ -83,11 +87,11 @@ async def disk_options(kernel: Kernel, given: Arguments) -> str:
 async def connect(kernel: Kernel, given: Arguments) -> str:
     """connect RESOURCE LOCAL REMOTE [--discard-my-data]"""
     volume = kernel.resource(given.words[0])
+    local, remote = endpoint(given.words[1]), endpoint(given.words[2])
+    if local in kernel.fabric.taken:  # also by this very connection
+        raise Failure(102)
     if volume.net is not None:
         raise Failure(125)
-    local, remote = endpoint(given.words[1]), endpoint(given.words[2])
-    if local in kernel.fabric.taken:
-        raise Failure(101)
     options = given.take(drbd_options.NET)
     discard = "discard-my-data" in given.options
     if discard and volume.primary:
@@ -115,6 +119,11 @@ async def net_options(kernel: Kernel, given: Arguments) -> str:
     if "set-defaults" in given.options:
         volume.net.options.clear()
     volume.net.options.update(options)
+    session = volume.session
+    if session is not None and connected(volume.state.cs) and (peer := session.peer(volume)).net is not None:
+        # P_PROTOCOL_UPDATE: what both must agree in, the peer takes over (drbd_receiver.c, receive_protocol())
+        told = {name: volume.net.value(name) for name in AGREED}
+        peer.net.options.update(told)
     return ""
 
 
@@ -226,7 +235,7 @@ async def invalidate_remote(kernel: Kernel, given: Arguments) -> str:
 async def outdate(kernel: Kernel, given: Arguments) -> str:
     volume = kernel.minor(_minor(given))
     if connected(volume.state.cs):
-        raise StateError(-6)
+        return ""  # Outdated vanishes where the peers talk (the kernel's sanitize_state()): nothing to do
     if volume.primary:
         raise StateError(-2)
     if disk_rank(volume.state.disk) < disk_rank("Outdated"):
@@ -269,8 +278,10 @@ async def verify(kernel: Kernel, given: Arguments) -> str:
     if volume.net is None or not volume.net.value("verify-alg"):
         raise StateError(-14)
     session = volume.session
-    if session is None or volume.state.cs != "Connected":
+    if session is None or not connected(volume.state.cs):
         raise StateError(-15)
+    if volume.state.cs != "Connected":
+        raise StateError(-8)
     drbd_verify.start(session, volume)
     return ""
 

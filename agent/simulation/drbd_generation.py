@@ -54,7 +54,8 @@ def end_resync(source: Generation, target: Generation, bitmap_before: int) -> tu
 
     `bitmap_before` is the source's bitmap identifier before the resync began.
     """
-    finished = Generation(source.current & ~1 | target.current & 1, 0, (target.current & ~1, bitmap_before))
+    before = bitmap_before or source.history[0]
+    finished = Generation(source.current & ~1 | target.current & 1, 0, (target.current & ~1, before))
     return source.with_bitmap(0), finished
 
 

@@ -172,6 +172,11 @@ class Metadata:
             self._super, self._log, self._bits = 0, SUPER_BYTES, SUPER_BYTES + AL_BYTES
             self.usable = data_size // BLOCK * BLOCK
 
+    @property
+    def places(self) -> str:
+        """Where its parts begin, as drbdmeta says it."""
+        return f"md_offset {self._super}\nal_offset {self._log}\nbm_offset {self._bits}\n"
+
     def read(self) -> SuperBlock:
         """Raises NoMetadata, OSError."""
         fields = _SUPER.unpack_from(self.volume.read_now(self._super, _SUPER.size))

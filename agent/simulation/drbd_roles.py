@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.simulation.drbd_state import PRIMARY, SECONDARY, Failure, StateError, connected, disk_rank, resyncing
@@ -139,7 +140,7 @@ def new_current_uuid(volume: Volume, *, clear_bitmap: bool) -> None:
     volume.save(generation=volume.block.generation.with_bitmap(0))
     volume.new_current_uuid()
     if clear_bitmap:
-        volume.save(generation=volume.block.generation.with_bitmap(0))
+        volume.save(generation=replace(volume.block.generation, bitmap=0))  # what was there does not become history
         if volume.bitmap is not None:
             volume.mark_blocks(0, volume.bitmap.blocks, out_of_sync=False)
     if skip and session is not None:

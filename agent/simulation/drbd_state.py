@@ -116,8 +116,8 @@ STATE_ERRORS = {
     -19: "Concurrent state changes detected and aborted",
 }
 FAILURES = {
-    101: "Local address(port) already in use.",
-    102: "Remote address(port) already in use.",
+    102: "Local address(port) already in use.",
+    103: "Remote address(port) already in use.",
     104: "Can not open backing device.",
     105: "Can not open meta device.",
     111: "Low.dev. smaller than requested DRBD-dev. size.",

@@ -256,7 +256,8 @@ class Volume:
             return
         if self.metadata is not None:
             self.log_of_activity.clear()
-            self.save(flags=self.block.flags & ~(md.PRIMARY | md.CONNECTED) | md.AL_CLEAN)
+            self.save(flags=self.block.flags & ~md.PRIMARY | md.AL_CLEAN)
+        self.change(disk="Failed")
         self._release_disk()
         self.change(disk="Diskless")
 

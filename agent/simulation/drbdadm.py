@@ -52,14 +52,19 @@ class Call:
     def meta(self, resource: ResourceConfig, command: str) -> int:
         part = resource.hosts[self.host.name]
         try:
-            self.stdout += drbdmeta.run(self.host, part, command, force="--force" in self.options)
+            out, err = drbdmeta.run(self.host, part, command, force="--force" in self.options)
         except drbdmeta.MetaError as error:
+            if error.exit == drbdmeta.NO_METADATA:
+                self.stderr += str(error)
+                return 1
             line = (
                 f"drbdmeta {part.device} v08 {part.disk} {part.meta_disk}{'' if part.meta_disk == 'internal' else ' 0'}"
             )
             force = "".join(f" {option}" for option in self.options)
             self.stderr += f"{error}Command '{line} {command}{force}' terminated with exit code {error.exit}\n"
             return error.exit
+        self.stdout += out
+        self.stderr += err
         return 0
 
 
@@ -97,7 +102,8 @@ def _on_minor_or_disk(command: str) -> Function:
         status = await call.setup(command, _minor(call, resource), *call.options, quiet=True)
         if status in {11, 17}:
             return await call.setup(command, _minor(call, resource), *call.options)
-        return call.meta(resource, command) if status else 0
+        on_disk = call.meta(resource, command) if status else 0
+        return 5 if on_disk and status == 5 else on_disk
 
     return function
 
@@ -144,6 +150,11 @@ async def _net_options(call: Call, resource: ResourceConfig) -> int:
 
 
 async def _up(call: Call, resource: ResourceConfig) -> int:
+    """Whatever fails on the way, 1."""
+    return 1 if await _take_up(call, resource) else 0
+
+
+async def _take_up(call: Call, resource: ResourceConfig) -> int:
     minor = _minor(call, resource)
     for words in (
         ("new-resource", resource.name, *_options(resource.options)),
@@ -235,7 +246,7 @@ async def run(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
     if command == "--version":
         return Completed(tuple(argv), 0, VERSION, "")
     if command not in COMMANDS and command not in {"sh-nop", "sh-resources"}:
-        return failed(argv, USAGE, f"drbdadm: unknown command '{command}'.\nTry 'drbdadm help'\n")
+        return failed(argv, USAGE, f"drbdadm: Unknown command '{command}'\n")
     try:
         resources = parse(host.files, files.get("c", MAIN), test=files.get("t"))
     except ConfigError as error:
@@ -250,7 +261,7 @@ async def run(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
     if not resources:
         return failed(argv, USAGE, "no resources defined!\n")
     if not names and command != "status":
-        return failed(argv, USAGE, f"drbdadm: {command} requires at least one resource argument\n")
+        return failed(argv, USAGE, "", "No resource names specified\n")
     everything = not names or names == ["all"]
     chosen = [resource for resource in resources if host.name in resource.hosts] if everything else None
     status = await _each(call, command, chosen, names, resources)

@@ -27,18 +27,31 @@ class MetaError(Exception):
 
 
 NO_METADATA = 255  # it returns -1
+FORCED = "*** confirmation forced via --force option ***\n"
+LOOKED_AT = 68 << 10  # bytes at the beginning of a disk; anything there may be somebody's data
 
 
-def run(host: SimulatedHost, part: HostPart, command: str, *, force: bool) -> str:
-    """What the command prints. Raises MetaError."""
+def run(host: SimulatedHost, part: HostPart, command: str, *, force: bool) -> tuple[str, str]:
+    """What the command prints, on standard output and error. Raises MetaError."""
     backing = _device(host, part.disk)
     internal = part.meta_disk == "internal"
     holder = backing if internal else _device(host, part.meta_disk)
     if command in CHANGING and part.device in host.drbd.minors and holder.claimed_by is not None:
-        raise MetaError(20, f"Device '{part.device}' is configured!\n")
+        doubts = (
+            ""
+            if command != "create-md" or not force
+            else (
+                f"open({holder.path}) failed: Device or resource busy\n"
+                f"\nExclusive open failed. Do it anyways?\n{FORCED}"
+                f"# Output might be stale, since minor {part.device} is attached\n"
+            )
+        )
+        raise MetaError(20, f"{doubts}Device '{part.device}' is configured!\n")
     try:
         metadata = md.Metadata(holder, backing.size, internal=internal)
-        return _run(host, part, metadata, command, force)
+        if command == "create-md":
+            return _create(host, part, backing, metadata, force)
+        return _run(host, part, metadata, command, force), ""
     except OSError as error:
         raise MetaError(20, f"pread({part.disk}) failed: {error.strerror}\n") from None
 
@@ -51,8 +64,6 @@ def _device(host: SimulatedHost, path: str) -> LogicalVolume:
 
 
 def _run(host: SimulatedHost, part: HostPart, metadata: md.Metadata, command: str, force: bool) -> str:
-    if command == "create-md":
-        return _create(host, part, metadata, force)
     try:
         block = metadata.read()
     except md.NoMetadata:
@@ -88,11 +99,16 @@ def disk_on_paper(block: md.SuperBlock) -> str:
     return "Consistent" if block.flag(md.WAS_UP_TO_DATE) else "Outdated"
 
 
-def _create(host: SimulatedHost, part: HostPart, metadata: md.Metadata, force: bool) -> str:
+def _create(
+    host: SimulatedHost, part: HostPart, backing: LogicalVolume, metadata: md.Metadata, force: bool
+) -> tuple[str, str]:
+    found, asked = "", ""
     try:
         metadata.read()
     except md.NoMetadata:
-        pass
+        if any(backing.read_now(0, LOOKED_AT)):
+            found = f"{metadata.places}\nFound some data\n\n ==> This might destroy existing data! <==\n"
+            asked = f"\nDo you want to proceed?\n{FORCED}"
     else:
         if not force:
             raise MetaError(
@@ -105,10 +121,8 @@ def _create(host: SimulatedHost, part: HostPart, metadata: md.Metadata, force: b
     metadata.create(host.simulation.random.getrandbits(64))
     kib = md.bitmap_bytes(metadata.usable) // 1024
     host.truth.note(host.name, f"metadata created on {part.disk}")
-    return (
-        f"initializing activity log\ninitializing bitmap ({kib} KB) to all zero\n"
-        "Writing meta data...\nNew drbd meta data block successfully created.\n"
-    )
+    made = "initializing activity log\nWriting meta data...\nNew drbd meta data block successfully created.\n"
+    return found + made, f"{asked}initializing bitmap ({kib} KB) to all zero\n"
 
 
 def _dump(host: SimulatedHost, part: HostPart, metadata: md.Metadata, block: md.SuperBlock) -> str:

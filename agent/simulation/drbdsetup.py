@@ -152,17 +152,20 @@ FUNCTIONS: dict[str, tuple[Function, int]] = {
     "show": (_show, 0),
 }
 """Function and how many arguments it needs."""
+OF_CONNECTIONS = ("net-options", "disconnect")
 
 
 async def run(host: SimulatedHost, argv: Sequence[str]) -> Completed:
     """A command that ends; `argv` with the program's name. Used by drbdadm too, as the real one does."""
     kernel = host.drbd
     if len(argv) < 2 or argv[1] not in FUNCTIONS:
-        return failed(argv, USAGE_ERROR, "", usage())
+        return failed(argv, USAGE_ERROR, "", usage() + "\ninvalid command\n")
     name = argv[1]
     function, needed = FUNCTIONS[name]
     given = Arguments.parse(argv[2:])
     subject = given.words[0] if given.words else name
+    if name in OF_CONNECTIONS:
+        subject = "??"  # it names minors and resources only
     try:
         if len(given.words) < needed:
             raise UsageError(f"{name}: missing arguments\n")

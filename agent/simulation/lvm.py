@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.simulation.devices import os_error
-from agent.simulation.sparse import SparseFile
+from agent.simulation.sparse import SparseFile, copy
 
 if TYPE_CHECKING:
     from agent.simulation.host import SimulatedHost
 
 EXTENT = 4 << 20
+CHUNK = 4096  # of a snapshot
 UUID_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -31,6 +32,7 @@ class LogicalVolume:
         self.tags: list[str] = []
         self.opens = 0
         self.failed = False  # every access ends in EIO
+        self.snapshots: list[Snapshot] = []  # of this volume
         self.claimed_by: str | None = None  # a DRBD resource has it exclusively
         self._host = host
         self.file = SparseFile(host.directory / group.name / uuid, extents * EXTENT)
@@ -75,12 +77,60 @@ class LogicalVolume:
     def write_now(self, offset: int, data: bytes) -> None:
         self.check()
         self.file.write(offset, data)
+        for snapshot in self.snapshots:
+            snapshot.keep(offset, len(data))
 
     async def read(self, offset: int, length: int) -> bytes:
         return self.read_now(offset, length)
 
     async def write(self, offset: int, data: bytes) -> None:
         self.write_now(offset, data)
+
+
+class Snapshot(LogicalVolume):
+    """A thick copy-on-write snapshot (lvmcreate(8), -s): as big as its origin, with room for so many changes.
+
+    Its contents are copied at once, for that is cheap here; what a real one would have to keep is counted. What a
+    resync of DRBD writes to the origin is not.
+    """
+
+    def __init__(self, origin: LogicalVolume, name: str, extents: int, uuid: str, host: SimulatedHost) -> None:
+        super().__init__(origin.group, name, origin.extents, uuid, host)
+        copy(origin.file, self.file, 0, origin.size)
+        self.origin: LogicalVolume = origin
+        self.room = extents
+        self._kept: set[int] = set()
+        origin.snapshots.append(self)
+
+    @property
+    def extents(self) -> int:
+        return self.room
+
+    @property
+    def used(self) -> float:
+        """Of its room, 0..1: a header, a block of exceptions for each 256 chunks, the chunks (dm-snap-persistent.c)."""
+        if not self._kept:
+            return 0.0
+        areas = len(self._kept) // (CHUNK // 16) + 1
+        return min(1.0, (1 + areas + len(self._kept)) * CHUNK / (self.room * EXTENT))
+
+    @property
+    def full(self) -> bool:
+        """It is of no use any more; the origin is unharmed."""
+        return self.used >= 1.0
+
+    def keep(self, offset: int, length: int) -> None:
+        if not self.full:
+            self._kept.update(range(offset // CHUNK, -(-(offset + length) // CHUNK)))
+
+    def check(self) -> None:
+        super().check()
+        if self.full:
+            raise os_error(errno.EIO, self.path)
+
+    def write_now(self, offset: int, data: bytes) -> None:
+        super().write_now(offset, data)
+        self.keep(offset, len(data))
 
 
 @dataclass
@@ -130,7 +180,15 @@ class VolumeGroups:
         self._host.simulation.changed.notify()
         return volume
 
+    def create_snapshot(self, origin: LogicalVolume, name: str, extents: int) -> Snapshot:
+        snapshot = Snapshot(origin, name, extents, self._uuid(), self._host)
+        origin.group.volumes[name] = snapshot
+        self._host.simulation.changed.notify()
+        return snapshot
+
     def remove(self, volume: LogicalVolume) -> None:
+        if isinstance(volume, Snapshot):
+            volume.origin.snapshots.remove(volume)
         del volume.group.volumes[volume.name]
         volume.group.remains.append(volume.file.path)
 

@@ -27,6 +27,14 @@ class Arguments(argparse.ArgumentParser):
         self.add_argument("-y", "--yes", action="store_true")
         self.add_argument("-q", "--quiet", action="count")
 
+    def parsed(self, argv: list[str]) -> argparse.Namespace:
+        """Raises LvmError. What is not known is said first, whatever else is wrong."""
+        for word in argv:
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions:
+                text = f"{self.prog}: unrecognized option '{word}'\n  Error during parsing of command line.\n"
+                raise LvmError(BAD_ARGUMENTS, text)
+        return self.parse_args(argv)
+
     def error(self, message: str) -> NoReturn:
         raise LvmError(BAD_ARGUMENTS, f"  {self.prog}: {message}\n  Error during parsing of command line.\n")
 

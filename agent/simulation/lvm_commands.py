@@ -42,11 +42,11 @@ class LvmCommands:
             raise LvmError(FAILED, f'  Volume group "{name}" not found\n  Cannot process volume group {name}\n')
         return group
 
-    def _volume(self, path: str) -> LogicalVolume:
+    def _volume(self, path: str, missing: str = '  Failed to find logical volume "{group}/{name}"\n') -> LogicalVolume:
         group, _, name = path.removeprefix("/dev/").partition("/")
         volume = self._group(group).volumes.get(name)
         if volume is None:
-            raise LvmError(FAILED, f'  Failed to find logical volume "{group}/{name}"\n')
+            raise LvmError(FAILED, missing.format(group=group, name=name))
         return volume
 
     def _create(self, argv: list[str]) -> str:
@@ -57,11 +57,19 @@ class LvmCommands:
         parser.add_argument("-W", "--wipesignatures", choices=("y", "n"), default="y")
         parser.add_argument("-Z", "--zero", choices=("y", "n"), default="y")
         parser.add_argument("--addtag", action="append", default=[])
+        parser.add_argument("-s", "--snapshot", action="store_true")
         parser.add_argument("group")
-        given = parser.parse_args(argv)
+        given = parser.parsed(argv)
         if (given.size is None) == (given.extents is None):
             raise LvmError(
-                BAD_ARGUMENTS, "  Please specify either size or extents (not both)\n  Run `lvcreate --help'.\n"
+                BAD_ARGUMENTS,
+                "  No command with matching syntax recognised.  Run 'lvcreate --help' for more information.\n",
+            )
+        if "/" in given.name and (named := given.name.split("/")[0]) != given.group:
+            raise LvmError(
+                BAD_ARGUMENTS,
+                f'  Inconsistent volume group names given: "{named}" and "{given.group}"\n'
+                "  Run `lvcreate --help' for more information.\n",
             )
         if not re.fullmatch(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}", given.name):
             raise LvmError(
@@ -75,7 +83,10 @@ class LvmCommands:
                 output += f"  Rounding up size to full physical extent {size_text(extents * EXTENT)}\n"
         if not extents:
             raise LvmError(BAD_ARGUMENTS, "  Please specify a size larger than zero.\n")
-        group = self._group(given.group)
+        origin = None
+        if given.snapshot:
+            origin = self._volume(given.group, "  Snapshot origin LV {name} not found in Volume group {group}.\n")
+        group = self._group(given.group) if origin is None else origin.group
         if given.name in group.volumes:
             raise LvmError(FAILED, f'  Logical Volume "{given.name}" already exists in volume group "{group.name}"\n')
         if extents > group.free:
@@ -84,6 +95,9 @@ class LvmCommands:
                 f'  Volume group "{group.name}" has insufficient free space '
                 f"({group.free} extents): {extents} required.\n",
             )
+        if origin is not None:
+            snapshot = self._groups.create_snapshot(origin, given.name, extents)
+            return output + f'  Logical volume "{snapshot.name}" created.\n'
         volume = self._groups.create(group, given.name, extents, given.addtag)
         if given.wipesignatures == "y":
             output += self._wiped(volume, answered=given.yes)
@@ -117,8 +131,8 @@ class LvmCommands:
         parser = Arguments("lvextend")
         parser.add_argument("-L", "--size", required=True)
         parser.add_argument("volume")
-        given = parser.parse_args(argv)
-        volume = self._volume(given.volume)
+        given = parser.parsed(argv)
+        volume = self._volume(given.volume, "  Logical volume {name} not found in volume group {group}.\n")
         added = given.size.startswith("+")
         size = parse_size(given.size.removeprefix("+"))
         before, after = volume.extents, extents_of(size + (volume.size if added else 0))
@@ -136,6 +150,8 @@ class LvmCommands:
                 FAILED,
                 f"  Insufficient free space: {after - before} extents needed, but only {volume.group.free} available\n",
             )
+        if volume.snapshots:
+            raise LvmError(FAILED, "  Snapshot origin volumes can be resized only while inactive: try lvchange -an.\n")
         old = volume.size
         volume.file.resize(after * EXTENT)
         full = f"{volume.group.name}/{volume.name}"
@@ -148,7 +164,7 @@ class LvmCommands:
         parser = Arguments("lvremove")
         parser.add_argument("-f", "--force", action="count", default=0)
         parser.add_argument("volume")
-        given = parser.parse_args(argv)
+        given = parser.parsed(argv)
         volume = self._volume(given.volume)
         full = f"{volume.group.name}/{volume.name}"
         if volume.opens:
@@ -156,14 +172,16 @@ class LvmCommands:
         if not (given.yes or given.force):
             question = f"Do you really want to remove active logical volume {full}? [y/n]: [n]\n"
             raise LvmError(FAILED, f"{question}  Logical volume {full} not removed.\n")
-        self._groups.remove(volume)
+        removed = [*volume.snapshots, volume]
+        for one in removed:
+            self._groups.remove(one)
         self._host.truth.note(self._host.name, f"logical volume {full} removed")
-        return f'  Logical volume "{volume.name}" successfully removed.\n'
+        return "".join(f'  Logical volume "{one.name}" successfully removed.\n' for one in removed)
 
     def _rename(self, argv: list[str]) -> str:
         parser = Arguments("lvrename")
         parser.add_argument("names", nargs="+")
-        names = parser.parse_args(argv).names
+        names = parser.parsed(argv).names
         if len(names) == 3:
             group, old, new = names
         elif len(names) == 2:
@@ -176,7 +194,7 @@ class LvmCommands:
         if old == new:
             raise LvmError(BAD_ARGUMENTS, "  Old and new logical volume names must differ\n  Run `lvrename --help'.\n")
         if new in volumes:
-            raise LvmError(FAILED, f'  Logical volume "{new}" already exists in volume group "{group}"\n')
+            raise LvmError(FAILED, f'  Logical Volume "{new}" already exists in volume group "{group}"\n')
         if old not in volumes:
             raise LvmError(FAILED, f'  Existing logical volume "{old}" not found in volume group "{group}"\n')
         self._groups.rename(volumes[old], new)
@@ -187,7 +205,7 @@ class LvmCommands:
         parser.add_argument("--addtag", action="append", default=[])
         parser.add_argument("--deltag", action="append", default=[])
         parser.add_argument("volume")
-        given = parser.parse_args(argv)
+        given = parser.parsed(argv)
         volume = self._volume(given.volume)
         if not given.addtag and not given.deltag:
             raise LvmError(BAD_ARGUMENTS, "  Need 1 or more of --addtag, --deltag.\n  Run `lvchange --help'.\n")

@@ -7,22 +7,30 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
-from agent.simulation.lvm import EXTENT, LogicalVolume, VolumeGroup, VolumeGroups
-from agent.simulation.lvm_arguments import BAD_ARGUMENTS, FAILED, UNITS, Arguments, LvmError
+from agent.simulation.lvm import EXTENT, LogicalVolume, Snapshot, VolumeGroup, VolumeGroups
+from agent.simulation.lvm_arguments import FAILED, UNITS, Arguments, LvmError
 
 Row = TypeVar("Row")
 Size = int
 Value = str | Size
 """A field's value: text, or a number of bytes that `--units` formats."""
 
+
+def _attributes(lv: LogicalVolume) -> str:
+    """lvs(8), "LV attributes": type, permissions, allocation, fixed minor, state, open, target."""
+    kind = "s" if isinstance(lv, Snapshot) else "o" if lv.snapshots else "-"
+    state = "I" if isinstance(lv, Snapshot) and lv.full else "a"
+    return f"{kind}wi-{state}{'o' if lv.opens else '-'}{'s' if kind != '-' else '-'}---"
+
+
 LV_FIELDS: dict[str, Callable[[LogicalVolume], Value]] = {
     "lv_name": lambda lv: lv.name,
     "vg_name": lambda lv: lv.group.name,
-    "lv_attr": lambda lv: f"-wi-a{'o' if lv.opens else '-'}----",
-    "lv_size": lambda lv: lv.size,
+    "lv_attr": _attributes,
+    "lv_size": lambda lv: lv.extents * EXTENT,
     "pool_lv": lambda lv: "",
-    "origin": lambda lv: "",
-    "data_percent": lambda lv: "",
+    "origin": lambda lv: lv.origin.name if isinstance(lv, Snapshot) else "",
+    "data_percent": lambda lv: f"{lv.used * 100:.2f}" if isinstance(lv, Snapshot) else "",
     "metadata_percent": lambda lv: "",
     "move_pv": lambda lv: "",
     "mirror_log": lambda lv: "",
@@ -39,7 +47,7 @@ VG_FIELDS: dict[str, Callable[[VolumeGroup], Value]] = {
     "vg_name": lambda vg: vg.name,
     "pv_count": lambda vg: "1",
     "lv_count": lambda vg: str(len(vg.volumes)),
-    "snap_count": lambda vg: "0",
+    "snap_count": lambda vg: str(sum(isinstance(lv, Snapshot) for lv in vg.volumes.values())),
     "vg_attr": lambda vg: "wz--n-",
     "vg_size": lambda vg: vg.extents * EXTENT,
     "vg_free": lambda vg: vg.free * EXTENT,
@@ -93,6 +101,8 @@ HEADINGS = {
     "vg_free_count": "Free",
     "vg_tags": "VG Tags",
 }
+WIDTHS = {"lv_name": 4, "data_percent": 6, "metadata_percent": 6}
+"""Columns that are never narrower."""
 NUMERIC = {
     "lv_size",
     "vg_size",
@@ -189,30 +199,31 @@ def _report(
     rows: Callable[[Sequence[str]], list[Row]],
     argv: list[str],
 ) -> str:
-    given = _parser(kind).parse_args(argv)
+    given = _parser(kind).parsed(argv)
     chosen = list(fields)[:defaults]
     if given.options:
         extra = given.options.startswith("+")
         chosen = (chosen if extra else []) + given.options.removeprefix("+").split(",")
     for name in chosen:
         if name not in fields:
-            raise LvmError(BAD_ARGUMENTS, f"  Unrecognised field: {name}\n")
+            raise LvmError(FAILED, f"  Unrecognised field: {name}\n")
     table = [
         [_formatted(fields[name](row), given.units, not given.nosuffix) for name in chosen] for row in rows(given.names)
     ]
     if given.reportformat == "json":
         return _json(kind, chosen, table)
-    if not given.noheadings and table:
-        table = [[HEADINGS[name] for name in chosen], *table]
-    widths = [max(len(row[i]) for row in table) for i in range(len(chosen))] if table else []
-    return "".join(
-        "  " + " ".join(_cell(name, text, width) for name, text, width in zip(chosen, row, widths, strict=True)) + "\n"
+    headings = [HEADINGS[name] for name in chosen] if not given.noheadings and table else []
+    rows_shown = [headings, *table] if headings else table
+    widths = [max([WIDTHS.get(name, 0), *(len(row[i]) for row in rows_shown)]) for i, name in enumerate(chosen)]
+    lines = [[text.ljust(width) for text, width in zip(headings, widths, strict=True)]] if headings else []
+    lines += [
+        [
+            text.rjust(width) if name in NUMERIC else text.ljust(width)
+            for name, text, width in zip(chosen, row, widths, strict=True)
+        ]
         for row in table
-    )
-
-
-def _cell(name: str, text: str, width: int) -> str:
-    return text.rjust(width) if name in NUMERIC else text.ljust(width)
+    ]
+    return "".join("  " + " ".join(cells) + "\n" for cells in lines)
 
 
 @lru_cache(1 << 14)  # most volumes of many hosts are reported again and again
