@@ -82,6 +82,17 @@ class Cluster:
         )  # fmt: skip
         return made
 
+    def set_maintenance(self, name: str, on: bool) -> Object:
+        """Edit spec.maintenance of a host. Raises Problem."""
+        made: Object = self._call(
+            f'change spec.maintenance of "{name}"',
+            lambda: self._objects.patch_cluster_custom_object(
+                GROUP, VERSION, "xennodes", name, {"spec": {"maintenance": on}}, field_manager="kubectl-xen",
+                _content_type="application/merge-patch+json", _request_timeout=REQUEST_SECONDS,
+            ),
+        )  # fmt: skip
+        return made
+
     def events(self, about: Object) -> list[Object]:
         """The events about an object, oldest first."""
         core = client.CoreV1Api(self.api)

@@ -42,7 +42,7 @@ def _console() -> Console:
 @click.version_option(package_name="xentandem", prog_name="kubectl-xen")
 @click.pass_context
 def main(invocation: click.Context, /, kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
-    """Xen VMs on DRBD volumes: see how they stand, and move them live."""
+    """Xen VMs on DRBD volumes: see how they stand, move them live, clear a host."""
     invocation.obj = Options(kubeconfig, context, namespace)
 
 
@@ -125,6 +125,48 @@ def migrate(
         back = f"; to cancel it: kubectl xen migrate {vm} {source}" if source not in {"-", node} else ""
         console.print(f"\nthe move goes on{back}", highlight=False)
         invocation.exit(130)
+
+
+@main.command()
+@click.argument("node")
+@click.option("--off", is_flag=True, help="End the maintenance: what was moved away comes back.")
+@click.option("-w", "--watch", "follow", is_flag=True, help="Show how the host is cleared, until it may be rebooted.")
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    default="15m",
+    show_default=True,
+    callback=_duration,
+    help="With --watch: how long to wait, such as 90s, 15m, 2h. The maintenance itself goes on.",
+)
+@click.pass_context
+def maintenance(invocation: click.Context, /, node: str, off: bool, follow: bool, timeout: float) -> None:
+    """Move every VM away from NODE while they run, by editing its spec.maintenance.
+
+    With --watch the exit code is 0 only when NODE may be rebooted; it ends, and says why, when something stays in the
+    way.
+    """
+    from kubectl_xen import maintenance as clearing
+    from kubectl_xen import view
+
+    if off and follow:
+        raise click.UsageError("write --off or --watch, not both")
+    options: Options = invocation.obj
+    cluster, console = options.connect(), _console()
+    before, after = clearing.request(cluster, node, not off)
+    said = "is already" if before is after else "is now"
+    console.print(f"spec.maintenance of {node} {said} {'false' if off else 'true'}", highlight=False)
+    tool = view.owned_by_git(before)
+    if tool and before is not after:
+        console.print(f"{tool} writes this host's spec: change it in Git too, or it will be set back", highlight=False)
+    if follow:
+        try:
+            invocation.exit(clearing.watch(console, cluster, node, timeout))
+        except KeyboardInterrupt:
+            console.print(f"\nit goes on; to take it back: kubectl xen maintenance {node} --off", highlight=False)
+            invocation.exit(130)
+    elif not off:
+        console.print(f"see it cleared: kubectl xen maintenance {node} --watch", highlight=False)
 
 
 if __name__ == "__main__":

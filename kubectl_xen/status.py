@@ -14,7 +14,8 @@ from kubectl_xen.view import Object
 EVENTS_SHOWN = 8
 _COLOURS = {
     "Running": "green", "Ready": "green", "Migrating": "cyan", "Starting": "cyan", "Stopping": "cyan",
-    "Stalled": "red", "Crashed": "red", "Degraded": "yellow", "Unknown": "yellow", "NotReady": "red",
+    "Maintenance": "cyan", "Stalled": "red", "Crashed": "red",
+    "Degraded": "yellow", "Unknown": "yellow", "NotReady": "red",
 }  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def overview(
             table.add_row(
                 *((vm["metadata"]["namespace"],) if everywhere else ()),
                 view.name_of(vm), coloured(view.phase_of(vm)), view.placed_on(vm), view.storage(vm, volumes),
-                view.move_text(move) if move else "",
+                view.move_text(move) if move else view.displaced(vm),
             )  # fmt: skip
         console.print(table)
     else:
@@ -83,6 +84,9 @@ def one(console: Console, vm: Object, volumes: list[Object], events: list[Object
     wanted = spec.get("node")
     if wanted and wanted != placement.get("node"):
         table.add_row("wanted node", wanted)
+    away = view.condition(vm, "Placed")
+    if view.displaced(vm) and away:
+        table.add_row("displaced", escape(f"{view.displaced(vm)}: {away.get('message', '')}"))
     if spec.get("state", "Running") not in ("Running", view.phase_of(vm)):
         table.add_row("wanted state", spec["state"])
     maximum = f", at most {spec['maxMemory']}" if spec.get("maxMemory") else ""

@@ -52,8 +52,9 @@ def note(thing: Object) -> Note | None:
         return Note(False, "NotYetSeen", "the controller has not looked at it yet")
     if ready["status"] == "True":
         # It can be used, and yet something is on its way or missing: a blocked move, a replica
-        found = (condition(thing, kind) for kind in ("Degraded", "Reconciling"))
-        open_ = next((one for one in found if one and one["status"] == "True"), None)
+        wrong = (("Degraded", "True"), ("Reconciling", "True"), ("Drained", "False"), ("FailoverReady", "False"))
+        found = ((condition(thing, kind), status) for kind, status in wrong)
+        open_ = next((one for one, status in found if one and one["status"] == status), None)
         return Note(False, open_["reason"], open_.get("message", "")) if open_ else None
     return Note(False, ready["reason"], ready.get("message", ""))
 
@@ -91,6 +92,12 @@ def move_text(move: Object) -> str:
 def phase_of_move(move: Object) -> str:
     """What is at its default is left out of a status: a move begins with its preflight."""
     return str(move.get("phase") or "Preflight")
+
+
+def displaced(vm: Object) -> str:
+    """Why it is not where spec.node says: `from mk1, Maintenance`; empty when it is, or was asked to be."""
+    away = status_of(vm).get("displaced")
+    return f"from {away['from']}, {away['reason']}" if away else ""
 
 
 def placed_on(vm: Object) -> str:

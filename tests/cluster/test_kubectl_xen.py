@@ -246,6 +246,55 @@ def test_watch_ends_when_the_vm_is_deleted(place: Place) -> None:
     assert "deleted" in result.output
 
 
+def maintenance(place: Place, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["--kubeconfig", str(place.cluster.kubeconfig), "maintenance", *arguments])
+
+
+def spec_of(place: Place, node: str) -> Object:
+    made: Object = json.loads(kubectl(place.cluster, "get", "xnode", node, "-o", "json"))["spec"]
+    return made
+
+
+def test_maintenance_edits_the_spec_and_takes_it_back(place: Place) -> None:
+    before = spec_of(place, "mk1")
+    result = maintenance(place, "mk1")
+    assert result.exit_code == 0, result.output
+    assert spec_of(place, "mk1") == {**before, "maintenance": True}
+    assert "is already true" in maintenance(place, "mk1").output
+    assert maintenance(place, "mk1", "--off").exit_code == 0
+    assert spec_of(place, "mk1") == {**before, "maintenance": False}
+    assert 'no XenNode "mk9"; write one of: mk1, mk2' in maintenance(place, "mk9").output
+
+
+def drained(status: str, reason: str, message: str) -> list[Object]:
+    return [{**ready(2, status, reason, message), "type": "Drained"}]
+
+
+def test_watch_of_a_maintenance_until_the_host_may_be_rebooted(place: Place) -> None:
+    maintenance(place, "mk1")
+    place.report("xnode", "mk1", observedGeneration=2, conditions=drained("False", "Moving", "2 VMs are left"))
+
+    def cleared() -> None:
+        place.report("xnode", "mk1", conditions=drained("True", "SafeToReboot", "no VM runs here"))
+
+    later = threading.Timer(2.0, cleared)
+    later.start()
+    result = maintenance(place, "mk1", "--watch")
+    later.join()
+    assert result.exit_code == 0, result.output
+    assert "Moving: 2 VMs are left" in result.output
+    assert "SafeToReboot: no VM runs here" in result.output
+
+
+def test_watch_of_a_maintenance_that_takes_longer_says_how_to_take_it_back(place: Place) -> None:
+    maintenance(place, "mk1")
+    place.report("xnode", "mk1", observedGeneration=2, conditions=drained("False", "Blocked", "XenVM x/y: no replica"))
+    result = maintenance(place, "mk1", "--watch", "--timeout", "2s")
+    assert result.exit_code == 1
+    assert "Blocked: XenVM x/y: no replica" in result.output
+    assert "kubectl xen maintenance mk1 --off" in result.output
+
+
 def test_a_context_that_is_not_there(cluster: devcluster.Cluster) -> None:
     result = CliRunner().invoke(main, ["--kubeconfig", str(cluster.kubeconfig), "--context", "prod", "status"])
     assert result.exit_code == 1

@@ -41,6 +41,19 @@ def test_what_can_be_used_but_is_not_as_it_shall_be_is_noted(kind: str) -> None:
     assert view.note(make(conditions=[ready("True"), {**more, "status": "False"}])) is None
 
 
+@pytest.mark.parametrize("kind", ["Drained", "FailoverReady"])
+def test_what_a_host_cannot_do_yet_is_noted(kind: str) -> None:
+    more = {"type": kind, "status": "False", "reason": "Blocked", "message": "XenVM default/shaolin: no log-dirty"}
+    note = view.note(make(conditions=[ready("True"), more]))
+    assert note == view.Note(False, "Blocked", "XenVM default/shaolin: no log-dirty")
+    assert view.note(make(conditions=[ready("True"), {**more, "status": "True"}])) is None
+
+
+def test_why_a_vm_is_away_is_told_in_few_words() -> None:
+    assert view.displaced(make()) == ""
+    assert view.displaced(make(displaced={"from": "mk1", "reason": "Maintenance"})) == "from mk1, Maintenance"
+
+
 def test_a_ready_condition_about_an_older_spec_is_not_believed() -> None:
     note = view.note(make(generation=3, observed=2, conditions=[ready("True")]))
     assert note is not None
