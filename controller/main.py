@@ -71,6 +71,14 @@ class _Address(click.ParamType[tuple[str, int] | None]):
     help="The same on all hosts together. Moves that somebody asked for by spec.node count, but never wait.",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), default=16, show_default=True, help="Objects at the same time.")
+@click.option(
+    "--fence-agents-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("/usr/sbin"),
+    show_default=True, help="Folder of the fence agents that XenNodes may name.",
+)  # fmt: skip
+@click.option(
+    "--fence-secrets-namespace", default="xentandem-fencing", show_default=True,
+    help="Namespace of the Secrets with their logins.",
+)  # fmt: skip
 def main(
     kubeconfig: Path | None,
     context: str | None,
@@ -86,6 +94,8 @@ def main(
     moves_per_host: int,
     moves_per_cluster: int,
     workers: int,
+    fence_agents_dir: Path,
+    fence_secrets_namespace: str,
 ) -> None:
     """Keep XenNodes, DrbdVolumes and XenVMs as their specs say. SIGTERM ends it in good order.
 
@@ -116,6 +126,7 @@ def main(
         metrics_address=metrics_address,
         workers=workers,
         limits=Limits(moves_per_host, moves_per_cluster),
+        fence_agents=(fence_agents_dir, fence_secrets_namespace),
     )
     sys.exit(asyncio.run(_run(options)))
 

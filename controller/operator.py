@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import kopf
@@ -24,6 +25,7 @@ from controller.api.common import GROUP, VERSION
 from controller.api.xennode import XenNode
 from controller.domain.world import Limits
 from controller.reconcile import hosts, nodes, vms, volumes
+from controller.reconcile.power import Fencer
 from controller.reconcile.shell import Shell, Step, no_step
 from controller.runtime.api_server import KINDS, ApiError, ApiServer, Missing, Unanswered, login
 from controller.runtime.cache import Cache, Change
@@ -38,11 +40,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 CONCERNED = {"XenNode": nodes.concerned, "DrbdVolume": volumes.concerned, "XenVM": vms.concerned}
-FIRST_ANSWERS_SECONDS = 5.0
-DRAIN_SECONDS = 10.0
-RETRY_SECONDS = 2.0
+FIRST_ANSWERS_SECONDS, DRAIN_SECONDS = 5.0, 10.0
+RETRY_SECONDS, KOPF_SECONDS = 2.0, 5.0
 STUCK_SECONDS = 300.0
-KOPF_SECONDS = 5.0
 BURST_SECONDS, LONGEST_BURST_SECONDS = 0.05, 0.5
 
 
@@ -61,6 +61,7 @@ class Options:
     workers: int = 16
     limits: Limits = field(default_factory=Limits)
     resync_seconds: float = 600.0
+    fence_agents: tuple[Path, str] = (Path("/usr/sbin"), "xentandem-fencing")  # their folder, their Secrets' namespace
     on_step: Step = no_step
 
 
@@ -168,6 +169,7 @@ class Controller:
             leadership=self.elector,
             recorder=self.recorder,
             metrics=self.metrics,
+            fencer=Fencer(self.api, *options.fence_agents),
             changed=self._changed,
             on_step=options.on_step,
             limits=options.limits,
@@ -213,8 +215,7 @@ class Controller:
         self.queue.close()
         if self._run_task is not None:
             self._run_task.cancel()
-        self.shell.lanes.cancel()
-        self.shell.inquiries.cancel()
+        self.shell.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -260,7 +261,7 @@ class Controller:
             await asyncio.wait_for(self.queue.drain(), DRAIN_SECONDS)
         except TimeoutError:
             log.warning("not everything was finished", active=self.queue.active)
-        await self.shell.lanes.finish(DRAIN_SECONDS)
+        await self.shell.finish(DRAIN_SECONDS)
         await self.recorder.flush(2.0)
         await self.elector.release()
 
@@ -268,8 +269,7 @@ class Controller:
         self._acting = False
         self.elector.abandon()
         self.queue.close()
-        self.shell.lanes.cancel()
-        self.shell.inquiries.cancel()
+        self.shell.cancel()
         if self._watcher is not None:
             self._watcher.stop()
         for task in self._tasks:

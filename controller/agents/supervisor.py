@@ -68,7 +68,7 @@ class Supervisor:
         self._notify, self._clock, self._first_retry = notify, clock, first_retry
         self._current = False  # `state` is what the agent says, or said a moment ago
         self._synced = False  # this stream has given its snapshot
-        self._heard = float("-inf")
+        self._heard, self._began = float("-inf"), clock()
         self._broken: float | None = None  # since when there is no stream
         self._task: asyncio.Task[None] | None = None
         self.tried = asyncio.Event()
@@ -83,6 +83,11 @@ class Supervisor:
         if not self._current or now - self._heard >= SILENCE_SECONDS:
             return False
         return self._broken is None or now - self._broken < GRACE_SECONDS
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last line, or since this supervisor was made."""
+        return self._clock() - max(self._heard, self._began)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"agent {self.node}")

@@ -16,8 +16,8 @@ Schema = dict[str, Any]
 
 _KEPT = (
     "description", "type", "x-kubernetes-int-or-string", "format", "enum", "pattern", "default", "minimum", "maximum",
-    "minLength", "maxLength", "minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
-    "x-kubernetes-validations",
+    "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys", "x-kubernetes-validations",
 )  # fmt: skip
 _DROPPED = {"title", "additionalProperties", "readOnly", "$defs", "required", "properties", "items", "const"}
 
@@ -210,7 +210,7 @@ def structural(schema: Schema, definitions: dict[str, Schema], where: str) -> Sc
     if made.get("x-kubernetes-int-or-string"):
         for key in ("type", "maxLength"):
             made.pop(key, None)
-    if made.get("default", ()) in (None, "", [], False):
+    if made.get("default", ()) in (None, "", [], {}, False):
         # Left out of an object they mean the same, and objects stay as short as they were written.
         del made["default"]
     _contents(made, schema, definitions, where)
@@ -224,6 +224,8 @@ def _contents(made: Schema, schema: Schema, definitions: dict[str, Schema], wher
             made["items"] = structural(schema["items"], definitions, f"{where}[]")
         case "object" if "properties" in schema:
             _object(made, schema, definitions, where)
+        case "object" if "maxProperties" in schema:
+            made["additionalProperties"] = structural(schema["additionalProperties"], definitions, f"{where}{{}}")
         case "array" | "object":
             raise NotStructural(f"{where}: a list or an object without a limit")
         case "string" if not {"maxLength", "enum", "x-kubernetes-int-or-string"} & set(made):

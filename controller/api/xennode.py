@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from controller.api.common import ApiModel, ApiObject, GroupName, Message, NodeName, Quantity, Status, Time
+from controller.api.common import ApiModel, ApiObject, GroupName, NodeName, Quantity, Status, Time
+from controller.api.fencing import FencedStatus, FencingSpec, FencingStatus
 from controller.api.rules import Rule, checked, validations
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -110,6 +111,9 @@ class XenNodeSpec(ApiModel):
     out_of_service: bool = False
     """true is your word that the host is off and stays off: nothing is placed on it or asked of it, and what it holds
     no longer holds up the deletion of a VM or a volume. Its VMs with onNodeFailure: FailOver are started elsewhere."""
+    fencing: FencingSpec | None = None
+    """How the host is switched off when it seems lost, so that VMs with onNodeFailure: FailOver can be started
+    elsewhere. Omitted: only a person's outOfService says that it is off."""
 
 
 class NodeMemory(ApiModel):
@@ -132,23 +136,7 @@ class NodeVolumeGroup(ApiModel):
     """Free space of the volume group."""
 
 
-class FencedStatus(ApiModel):
-    """The record that a fence agent switched the host off and then confirmed that it is off."""
-
-    at: Time
-    """When the fence agent confirmed that the host is off."""
-    boot_id: Annotated[str, Field(alias="bootID", min_length=1, max_length=64)]
-    """The host's last known boot. The record ends when its agent answers in another one: the host came back."""
-    operation: Annotated[str, Field(max_length=63)]
-    """Identifier of the fencing that switched it off."""
-    evidence: Message
-    """The fence agent's name and what it said."""
-    contradicted_at: Time | None = None
-    """When the host's agent answered in the very boot that had been fenced. The host was never off: the record is no
-    evidence, and a person must find out which machine spec.fencing switches off."""
-
-
-XenNodePhase = Literal["Pending", "Ready", "NotReady", "Cordoned", "Maintenance", "OutOfService", "Deleting"]
+XenNodePhase = Literal["Pending", "Ready", "NotReady", "Cordoned", "Maintenance", "OutOfService", "Fenced", "Deleting"]
 
 
 class XenNodeStatus(Status):
@@ -172,8 +160,14 @@ class XenNodeStatus(Status):
     """The volume groups that spec.volumeGroups names, as they are found on the host."""
     domains: Annotated[int | None, Field(ge=0)] = None
     """Number of domains on the host that are XenVMs, running or paused; dom0 and other domains don't count."""
+    fencing: FencingStatus | None = None
+    """The fencing that is on its way, if there is one."""
     fenced: FencedStatus | None = None
     """A fence agent's evidence that the host is off, until its agent answers again."""
+    fencing_device: Annotated[str, Field(max_length=128)] = ""
+    """Which spec.fencing once said "on" while the host's agent answered; only that one is believed to say "off"."""
+    fencings: Annotated[tuple[Time, ...], Field(max_length=8)] = ()
+    """When the last fencings of this host were decided."""
 
 
 class XenNode(ApiObject):

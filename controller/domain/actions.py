@@ -1,5 +1,5 @@
 """What a decision may ask for: a closed set of results, carried out by `controller.reconcile` in this order:
-live questions, finalizer, status (compare-and-swap), events, requests to agents, the next look."""
+live questions, finalizer, status (compare-and-swap), events, requests to agents, fence agents, the next look."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from agent.protocol import (
 from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.api.xennode import XenNodeStatus
 from controller.api.xenvm_status import XenVMStatus
+from controller.domain.power import PowerCommand
 from controller.domain.world import Question, World
 
 FINALIZER = "xentandem.io/protect"
@@ -158,5 +159,6 @@ class Decision:
     lazy: float = 0.0
     events: tuple[Event, ...] = ()
     requests: tuple[Request, ...] = ()
+    power: tuple[PowerCommand, ...] = ()
     ask: tuple[Question, ...] = ()
     look_again: float | None = None

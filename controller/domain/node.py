@@ -17,6 +17,7 @@ from controller.domain.actions import (
     refusal_of,
 )
 from controller.domain.conditions import Conditions
+from controller.domain.fencing import decide_fencing
 from controller.domain.node_report import drained, failover_ready, silence
 from controller.domain.world import NO_ANSWER_YET, World
 
@@ -43,6 +44,9 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
     elif view.error == NO_ANSWER_YET:
         conditions.unknown("Connecting", "the agent has not answered yet")
         phase = "NotReady"
+    elif view.off:
+        conditions.set("Ready", "False", "Fenced", "off: its fence agent switched it off and confirmed it")
+        phase = "Fenced"
     elif live is None:
         why = silence(world, view)
         conditions.unknown(why.reason, why.message)
@@ -63,6 +67,8 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
         events.append(Event("Normal" if told.status == "True" else "Warning", told.reason, told.message))
     if live is not None:
         status = _facts(world, node, live)
+    fencing = decide_fencing(world, node, conditions)
+    status = fencing.into(status)
     status = status.model_copy(
         update={
             "phase": phase,
@@ -70,13 +76,15 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
             "conditions": tuple(conditions.result()),
         }
     )
+    soon = 15.0 if requests or watched or node.spec.maintenance or live is None else None
     return Decision(
         status=status,
         finalizer=None if FINALIZER in node.metadata.finalizers else "add",
-        events=tuple(events),
+        events=(*events, *fencing.events),
         requests=due(requests, refused, world),
+        power=tuple(fencing.power),
         lazy=FACTS_SECONDS if _essence(status) == _essence(node.status) else 0.0,
-        look_again=15.0 if requests or watched or node.spec.maintenance or live is None else None,
+        look_again=min((one for one in (soon, fencing.look_again) if one is not None), default=None),
     )
 
 
@@ -189,7 +197,8 @@ def _facts(world: World, node: XenNode, live: HostState) -> XenNodeStatus:
 
 def _essence(status: XenNodeStatus) -> object:
     truths = tuple((c.type, c.status, c.reason, c.observed_generation) for c in status.conditions)
-    return status.observed_generation, status.phase, status.boot_id, truths
+    fencing = status.fencing, status.fenced, status.fencing_device
+    return status.observed_generation, status.phase, status.boot_id, truths, fencing
 
 
 def _delete(world: World, node: XenNode) -> Decision:

@@ -19,6 +19,7 @@ from agent.protocol import (
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xennode import XenNode
 from controller.api.xenvm import XenVM
+from controller.domain.power import PowerCommand, PowerResult
 
 Key = tuple[str, str]
 """(namespace, name)."""
@@ -83,6 +84,10 @@ class Objects(Protocol):
 
     def host(self, name: str) -> HostView: ...
     def hosts(self) -> Mapping[str, HostView]: ...
+    def silent(self, name: str) -> float:
+        """Seconds since the host's agent was last heard; at most since this controller began to listen to it."""
+        ...
+
     def volume(self, key: Key) -> DrbdVolume | None: ...
     def vm(self, key: Key) -> XenVM | None: ...
     def vms_using(self, volume: Key) -> tuple[XenVM, ...]:
@@ -149,6 +154,7 @@ class World:
     term: int
     answers: Mapping[Question, Answer] = field(default_factory=dict)
     limits: Limits = Limits()
+    power: Mapping[PowerCommand, PowerResult] = field(default_factory=dict)
 
 
 def volume_on(view: HostView, resource: str) -> VolumeState | None:

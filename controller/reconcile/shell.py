@@ -6,6 +6,7 @@ written against exactly the version that the decision saw.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -19,10 +20,12 @@ from controller.agents.client import Unreachable
 from controller.agents.supervisor import Supervisors
 from controller.api.common import ApiObject
 from controller.domain.actions import FINALIZER, Decision, Operate, PutDomain, PutVolume, Refused, Request
+from controller.domain.power import PowerCommand, PowerOff, PowerResult
 from controller.domain.world import Answer, Limits, Question, World
 from controller.reconcile import nodes, vms, volumes
 from controller.reconcile.inquiries import Inquiries
 from controller.reconcile.lanes import Deposed, Lanes
+from controller.reconcile.power import Fencer, Power
 from controller.reconcile.view import View
 from controller.runtime.api_server import ApiError, ApiServer, Invalid, Unanswered
 from controller.runtime.cache import Cache, Change
@@ -84,6 +87,7 @@ class Shell:
         leadership: Leadership,
         recorder: Recorder,
         metrics: Metrics,
+        fencer: Fencer,
         changed: Callable[[Change], None],
         on_step: Step = no_step,
         decide: Mapping[str, Decide] = DECIDE,
@@ -92,6 +96,7 @@ class Shell:
     ) -> None:
         self._cache, self._queue, self._supervisors = cache, queue, supervisors
         self._leadership, self._recorder, self._metrics = leadership, recorder, metrics
+        self._fencer = fencer
         self._changed, self._on_step, self._decide, self._now = changed, on_step, decide, now
         self._limits = limits or Limits()
         self._writer = Writer(api, cache, changed, self.free)
@@ -99,6 +104,7 @@ class Shell:
         self._lazy: dict[ObjectKey, float] = {}  # since when a lazy status waits
         self.lanes = Lanes(queue, self._send, now=now)
         self.inquiries = Inquiries(queue, self._answer)
+        self.power = Power(queue, self._fence, now=now)
 
     async def reconcile(self, key: ObjectKey) -> None:
         """Look at one object, and say when to look again."""
@@ -135,15 +141,27 @@ class Shell:
         if found is None:
             self.lanes.forget(key)
             self.inquiries.settle(key)
+            self.power.forget(key)
             self._lazy.pop(key, None)
             return "gone"
-        world = World(self._view, self._now(), self._leadership.term, self.inquiries.answers(key), self._limits)
+        answers, power = self.inquiries.answers(key), self.power.results(key)
+        world = World(self._view, self._now(), self._leadership.term, answers, self._limits, power)
         with self._metrics.deciding.labels(key[0]).time():
             decision = self._decide[key[0]](world, found, self.lanes.refused(key))
         if decision.ask:
             self.inquiries.ask(key, decision.ask)
             return "asking"
         return await self._commit(key, found, decision)
+
+    async def finish(self, seconds: float) -> None:
+        """Give what is asked of agents and fence agents that time to be answered, then let go of it."""
+        await asyncio.gather(self.lanes.finish(seconds), self.power.finish(seconds))
+
+    def cancel(self) -> None:
+        """Let go of all that is being asked."""
+        self.lanes.cancel()
+        self.inquiries.cancel()
+        self.power.cancel()
 
     # --- commit
 
@@ -202,6 +220,8 @@ class Shell:
     def _act(self, key: ObjectKey, decision: Decision) -> None:
         if decision.requests:
             self.lanes.start(key, decision.requests)
+        if decision.power:
+            self.power.start(key, decision.power)
         if decision.look_again is not None:
             self._queue.add_after(key, decision.look_again)
 
@@ -227,6 +247,21 @@ class Shell:
             self._metrics.requests.labels(request.host, kind, outcome).inc()
             self._metrics.answering.labels(kind).observe(time.monotonic() - started)
         await self._on_step(f"after {name}", key)
+
+    async def _fence(self, key: ObjectKey, command: PowerCommand) -> PowerResult:
+        action = "off" if isinstance(command, PowerOff) else "status"
+        await self._on_step(f"before fence {command.host} {action}", key)
+        self._check_leading()
+        agent = command.device.agent
+        log.info("a fence agent is asked", host=command.host, agent=agent, action=action)
+        result = await self._fencer.perform(command)
+        outcome = result.reason if result.state == "failed" else result.state
+        self._metrics.fencing.labels(command.host, action, outcome).inc()
+        log.info(
+            "a fence agent answered", host=command.host, agent=agent, action=action, outcome=outcome, said=result.said
+        )
+        await self._on_step(f"after fence {command.host} {action}", key)
+        return result
 
     async def _answer(self, question: Question) -> Answer:
         supervisor = self._supervisors.get(question.host)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from controller.agents.supervisor import Supervisors
 from controller.api.drbdvolume import DrbdVolume
-from controller.api.xennode import FencedStatus, XenNode
+from controller.api.fencing import FencedStatus
+from controller.api.xennode import XenNode
 from controller.api.xenvm import XenVM
 from controller.domain.world import NO_ANSWER_YET, HostView, Key
 from controller.runtime.cache import Cache
@@ -73,6 +74,10 @@ class View:
 
     def hosts(self) -> Mapping[str, HostView]:
         return {name: self.host(name) for name in sorted(self._cache.nodes)}
+
+    def silent(self, name: str) -> float:
+        supervisor = self._supervisors.get(name)
+        return supervisor.silent if supervisor else 0.0
 
     def volume(self, key: Key) -> DrbdVolume | None:
         return self._cache.volume(key)

@@ -39,6 +39,10 @@ class Metrics:
         self.answering = Histogram(
             "xentandem_agent_request_seconds", "Time to an agent's answer.", ["request"], buckets=_SECONDS, registry=to
         )
+        self.fencing = Counter(
+            "xentandem_fence_agent_runs", "Runs of fence agents: off, or status as a test.",
+            ["host", "action", "outcome"], registry=to,
+        )  # fmt: skip
         self.migrations = Counter("xentandem_migrations", "Live migrations that ended.", ["outcome"], registry=to)
         self.leading = Gauge("xentandem_leader", "1 while this process may act.", registry=to)
         self.term = Gauge("xentandem_leader_term", "Number of the leadership.", registry=to)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import devcluster
@@ -15,6 +16,7 @@ from controller.agents.client import Refused as AgentRefused
 from controller.api.drbdvolume import DeviceStatus, DrbdVolume, DrbdVolumeStatus
 from controller.domain.actions import FINALIZER, Decision, DeleteVolume, Event, Refused, Request
 from controller.domain.world import Question, World
+from controller.reconcile.power import Fencer
 from controller.reconcile.shell import DEPOSED_SECONDS, Shell
 from controller.runtime.api_server import ApiServer
 from controller.runtime.cache import Cache, Change
@@ -90,6 +92,7 @@ class Setting:
             leadership=self.leader,
             recorder=self.recorder,
             metrics=Metrics(),
+            fencer=Fencer(server, Path("/usr/sbin"), "xentandem-fencing"),
             changed=self.changes.append,
             on_step=self._step,
             decide={"DrbdVolume": self._decide},

@@ -119,6 +119,9 @@ class Objects:
     def host(self, name: str) -> HostView:
         return self._hosts[name] if name in self._hosts else HostView(name, None)
 
+    def silent(self, name: str) -> float:
+        return 0.0  # nobody is fenced in this model: no XenNode of it has spec.fencing
+
     def hosts(self) -> Mapping[str, HostView]:
         return self._hosts
 

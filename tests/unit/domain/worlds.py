@@ -24,6 +24,7 @@ from agent.protocol import (
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.actions import FINALIZER, Decision, Refused
+from controller.domain.power import PowerCommand, PowerResult
 from controller.domain.vm import decide_vm
 from controller.domain.vm_case import VmCase
 from controller.domain.volume import decide_volume
@@ -44,6 +45,7 @@ class Told:
     versions: dict[str, int] = field(default_factory=dict)
     error: str = ""
     heard: int = 0
+    silent: float = 0.0
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Worlds:
     answers: dict[Question, Answer] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    power: dict[PowerCommand, PowerResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cache = Cache()
@@ -132,7 +135,8 @@ class Worlds:
 
     @property
     def world(self) -> World:
-        return World(View(self.cache, self), self.now, self.term, self.answers, self.limits)  # type: ignore[arg-type]
+        view = View(self.cache, self)  # type: ignore[arg-type]
+        return World(view, self.now, self.term, self.answers, self.limits, self.power)
 
     def decide_volume(self, name: str = "vm-shaolin") -> Decision:
         volume = self.cache.volume(("default", name))
