@@ -32,6 +32,7 @@ from tenacity import (
 from agent.protocol import (
     DomainDesired,
     DomainRemoval,
+    FenceState,
     HostDesired,
     HostState,
     OperationCancel,
@@ -40,6 +41,7 @@ from agent.protocol import (
     PreflightReport,
     PreflightRequest,
     Refusal,
+    VerdictDesired,
     VmState,
     VolumeDesired,
     VolumeRemoval,
@@ -191,6 +193,11 @@ class AgentClient:
             await self._send("PUT", f"/v1/volumes/{body.resource}", body, VOLUME_SECONDS, self._volumes)
         )
 
+    async def put_verdict(self, body: VerdictDesired) -> FenceState:
+        return FenceState.model_validate_json(
+            await self._send("PUT", f"/v1/volumes/{body.resource}/verdict", body, REQUEST_SECONDS)
+        )
+
     async def delete_volume(self, resource: str, body: VolumeRemoval) -> None:
         await self._send("DELETE", f"/v1/volumes/{resource}", body, VOLUME_SECONDS, self._volumes)
 
@@ -216,6 +223,8 @@ class AgentClient:
                     await self.put_host(host)
                 case actions.PutVolume(body=volume):
                     await self.put_volume(volume)
+                case actions.PutVerdict(body=verdict):
+                    await self.put_verdict(verdict)
                 case actions.DeleteVolume(resource=resource, body=volume_removal):
                     await self.delete_volume(resource, volume_removal)
                 case actions.PutDomain(body=domain):

@@ -98,6 +98,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Disk", ".status.diskState", "Disk states as /proc/drbd shows them (ds:)."),
             Column("Connection", ".status.connection", "Connection as /proc/drbd shows it (cs:)."),
             Column("Primary", ".status.primary", "The host on which the volume can be written to."),
+            Column("Survivor", ".status.verdict.survivor", "The host that goes on without the other one."),
             Column("Size", ".spec.size", "Size of the logical volume."),
             Column("Sync", ".status.sync.summary", "Progress, speed and time left of the synchronisation."),
             Column("Phase", ".status.phase", "One word on how the volume stands.", wide=True),

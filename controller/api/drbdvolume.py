@@ -10,6 +10,7 @@ from controller.api.common import (
     ApiModel,
     ApiObject,
     GroupName,
+    Message,
     NodeName,
     OperationRecord,
     Quantity,
@@ -21,6 +22,9 @@ from controller.api.common import (
 )
 from controller.api.rules import PATH, Rule, checked, text, validations
 from controller.api.volume_rules import (
+    AFTER_LIMIT,
+    AFTER_SAY,
+    FENCING_RULES,
     META_DISK_RULES,
     RATE_LIMIT,
     RATE_SAY,
@@ -139,6 +143,34 @@ class Content(ApiModel):
     """Write this image to the volume."""
 
 
+class FencingPolicy(ApiModel):
+    """What becomes of the disk when the hosts lose each other and nobody can say which one may go on."""
+
+    model_config = ConfigDict(json_schema_extra=FENCING_RULES)
+
+    when_controller_unreachable: Literal["Freeze", "Continue"] = "Freeze"
+    """Freeze: the disk of the VM stands still until a controller, or the other host, is back; no acknowledged write can
+    be lost. Continue: it goes on by itself once its agent has heard of no controller for the time in after; if that
+    host is then lost for good before the controller hears of it, what was written alone is lost with it."""
+    after: Annotated[
+        str | None,
+        checked(
+            text("[1-9][0-9]{0,5}[smh]", AFTER_SAY),
+            Rule(AFTER_LIMIT, AFTER_SAY),
+            max_length=16,
+        ),
+    ] = None
+    """How long no controller must have been heard of before Continue applies, such as 5m (the default)."""
+
+    @property
+    def continue_after(self) -> float | None:
+        """Seconds; None: never."""
+        if self.when_controller_unreachable == "Freeze":
+            return None
+        after = self.after or "5m"
+        return float(int(after[:-1]) * {"s": 1, "m": 60, "h": 3600}[after[-1]])
+
+
 class DrbdVolumeSpec(ApiModel):
     """What the volume shall be."""
 
@@ -170,6 +202,8 @@ class DrbdVolumeSpec(ApiModel):
     """Where DRBD keeps its own metadata."""
     sync: Sync = Sync()
     """How the replicas are made and kept identical."""
+    fencing: FencingPolicy = FencingPolicy()
+    """What becomes of the disk when the hosts lose each other."""
     content: Content | None = None
     """What is written to a new volume, once; without it the volume stays blank."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
@@ -261,6 +295,23 @@ class SyncStatus(ApiModel):
         return " ".join(part for part in (f"{self.percent:g}%", self.rate, self.time_left) if part)
 
 
+class VerdictStatus(ApiModel):
+    """Which side may go on without the other. Written before anybody is told; numbers only grow."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Number of the verdict; agents refuse a lower one than they know."""
+    survivor: Annotated[str, Field(max_length=63)] = ""
+    """The host that may go on alone; empty: the verdict before has ended, and nobody may."""
+    stale: Annotated[str, Field(max_length=63)] = ""
+    """The host whose copy lacks what the survivor wrote, and which is never promoted while this stands."""
+    reason: Annotated[str, Field(max_length=63, pattern="^[A-Za-z]+$")]
+    """PeerLost, WroteAlone, Fenced, Identical, HandedOver, or Redundant when it ended."""
+    message: Message = ""
+    """The evidence."""
+    at: Time | None = None
+    """When it was decided."""
+
+
 DrbdVolumePhase = Literal["Pending", "Creating", "Syncing", "Ready", "Degraded", "Deleting", "Stalled"]
 
 
@@ -296,6 +347,13 @@ class DrbdVolumeStatus(Status):
     """Disk states of both replicas as /proc/drbd shows them (ds:), such as UpToDate/UpToDate."""
     connection: Annotated[str, Field(max_length=32)] = ""
     """Connection between both hosts as /proc/drbd shows it (cs:), such as Connected."""
+    verdict: VerdictStatus | None = None
+    """Which side may go on without the other, after they lost each other."""
+    fenced: bool = False
+    """true once both replicas were seen whole with fencing in force: from then on none writes alone without a
+    record."""
+    frozen: Annotated[str, Field(max_length=63)] = ""
+    """The host on which IO is frozen now, because it lost the other one; empty: on none."""
     sync: SyncStatus | None = None
     """The running synchronisation, if there is one."""
     used_by: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64), cut(64)] = ()

@@ -123,3 +123,16 @@ RATE_LIMIT = (
     "!self.matches('^[1-9][0-9]{0,6}[KM]$')"
     " || int(self.substring(0, size(self) - 1)) <= (self.endsWith('K') ? 4194304 : 4096)"
 )
+AFTER_SAY = "write a time from 30s to 168h in s, m or h, such as 5m"
+AFTER_LIMIT = (
+    "!self.matches('^[1-9][0-9]{0,5}[smh]$')"
+    " || (duration(self) >= duration('30s') && duration(self) <= duration('168h'))"
+)
+FENCING_RULES = validations(
+    Rule(
+        "self.whenControllerUnreachable == 'Continue' || !has(self.after)",
+        "after belongs to whenControllerUnreachable: Continue; leave it out, or write Continue if the VM shall go on"
+        " at the price of acknowledged writes",
+        path=".after",
+    ),
+)

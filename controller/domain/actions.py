@@ -13,6 +13,7 @@ from agent.protocol import (
     OperationCancel,
     OperationRequest,
     Refusal,
+    VerdictDesired,
     VolumeDesired,
     VolumeRemoval,
 )
@@ -35,6 +36,12 @@ class PutHost:
 class PutVolume:
     host: str
     body: VolumeDesired
+
+
+@dataclass(frozen=True, slots=True)
+class PutVerdict:
+    host: str
+    body: VerdictDesired
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Cancel:
     body: OperationCancel
 
 
-Request = PutHost | PutVolume | DeleteVolume | PutDomain | DeleteDomain | Operate | Cancel
+Request = PutHost | PutVolume | PutVerdict | DeleteVolume | PutDomain | DeleteDomain | Operate | Cancel
 """One idempotent request to one agent. Its reply is only a hint; progress comes from observing again, except that a
 Refusal is handed to the next decision of the object as `Refused`."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.protocol import Refusal
 from controller.api.drbdvolume import DrbdVolume
-from controller.domain.actions import FINALIZER, Decision, Refused, refusal_of
+from controller.domain.actions import FINALIZER, Decision, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.plans.delete_volume import DELETE_VOLUME
+from controller.domain.verdict import Fencing
 from controller.domain.volume_case import VolumeCase, created
 from controller.domain.volume_creation import create
 from controller.domain.volume_keeping import keep
@@ -17,12 +20,25 @@ from controller.domain.world import World
 
 def decide_volume(world: World, volume: DrbdVolume, refused: tuple[Refused, ...] = ()) -> Decision:
     """The next step for one volume. Total: every world has a decision."""
-    case = VolumeCase(world, volume, refused)
-    if volume.deleting:
+    fencing = Fencing(VolumeCase(world, volume, refused))
+    case = fencing.case.planned(fencing.recorded())
+    return _with_verdict(_decide(case), fencing, case)
+
+
+def _decide(case: VolumeCase) -> Decision:
+    if case.volume.deleting:
         return _delete(case)
-    if created(volume.status, volume):
+    if created(case.volume.status, case.volume):
         return keep(case)
     return create(case)
+
+
+def _with_verdict(decision: Decision, fencing: Fencing, case: VolumeCase) -> Decision:
+    """What is recorded is told, to each agent that does not have it yet: after the status that has it is written."""
+    if decision.status is None:
+        return decision
+    requests = due(Fencing(case).requests(), case.refused, case.world)
+    return replace(decision, events=(*fencing.events(), *decision.events), requests=(*requests, *decision.requests))
 
 
 def _delete(case: VolumeCase) -> Decision:

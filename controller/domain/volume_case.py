@@ -189,6 +189,7 @@ class VolumeCase:
                 "protocol": spec.protocol,
                 "resync_rate": spec.sync.rate,
                 "verify_alg": spec.sync.verify_alg,
+                "fencing": {"continue_after": spec.fencing.continue_after},
                 "level": level,
                 "role": role,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.protocol import Refusal, VolumeState
 from controller.domain.actions import FINALIZER, Decision, Event, PutVolume, refusal_of
+from controller.domain.verdict import Fencing
 from controller.domain.volume_case import VolumeCase
 from controller.domain.volume_report import Finalizer, conditions_of, decided
 from controller.domain.volume_status import COPYING, observed
@@ -87,13 +88,35 @@ def _not_redundant(case: VolumeCase) -> Refusal | None:
             return Refusal(
                 reason="ReplicaMissing", message=f"{host.name} no longer has the replica; nothing was made anew"
             )
+    fencing = Fencing(case)
+    if (trouble := _frozen(case, fencing) or _apart(case, fencing)) is not None:
+        return trouble
+    if not case.up_to_date():
+        return Refusal(reason="NotUpToDate", message=f"disk states are {observed(case).disk_state}")
+    if fencing.contradiction is not None:
+        return fencing.contradiction
+    if fencing.standing is not None and fencing.standing.survivor:
+        return Refusal(reason="VerdictStands", message=f"{observed(case).disk_state}{_verdict(fencing)}")
+    return None
+
+
+def _frozen(case: VolumeCase, fencing: Fencing) -> Refusal | None:
+    """IO that stands still, and what it waits for."""
+    for node in case.nodes:
+        view = case.view(node)
+        if view is not None and view.suspended != "no":
+            why = f": {fencing.told(node)}" if node in fencing.askers else ""
+            return Refusal(reason="Suspended", message=f"IO on {node} is frozen ({view.suspended}){why}")
+    return None
+
+
+def _apart(case: VolumeCase, fencing: Fencing) -> Refusal | None:
+    """Members that don't see each other, or of which one is behind."""
     for node in case.nodes:
         view = case.view(node)
         if view is None:
             continue
         peer = view.peer
-        if view.suspended != "no":
-            return Refusal(reason="Suspended", message=f"IO on {node} is frozen ({view.suspended})")
         if peer is not None and peer.connection == "StandAlone":
             return Refusal(
                 reason="StandAlone",
@@ -103,12 +126,24 @@ def _not_redundant(case: VolumeCase) -> Refusal | None:
             how = peer.connection if peer else "not configured"
             other = next((name for name in case.nodes if name != node), "its peer")
             return Refusal(
-                reason="Disconnected", message=f"{node} is not connected to {other} ({how}); disk:{view.disk}"
+                reason="Disconnected",
+                message=f"{node} is not connected to {other} ({how}); disk:{view.disk}{_verdict(fencing)}",
             )
         if peer.replication in COPYING:
             return Refusal(
                 reason="Resynchronising", message=f"{node}: {peer.replication}, disk:{view.disk}/{peer.disk}"
             )
-    if not case.up_to_date():
-        return Refusal(reason="NotUpToDate", message=f"disk states are {observed(case).disk_state}")
     return None
+
+
+def _verdict(fencing: Fencing) -> str:
+    """Who goes on alone, or who asks to and why it may not."""
+    standing = fencing.standing
+    survivor = standing.survivor if standing is not None else ""
+    told = [f"{node} asks to go on alone: {fencing.told(node)}" for node in fencing.askers if node != survivor]
+    if standing is not None and survivor:
+        told.append(
+            f"verdict {standing.number}: {survivor} goes on alone ({standing.reason}), {standing.stale} is not promoted"
+            " until both agents say that it is UpToDate again"
+        )
+    return "".join(f"; {one}" for one in told)

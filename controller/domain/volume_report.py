@@ -100,6 +100,8 @@ def _essence(status: DrbdVolumeStatus) -> object:
         status.nodes,
         status.device,
         status.logical_volume,
+        status.verdict,
+        status.fenced,
         (sync.node, sync.operation, sync.completed) if sync else None,
         (content.node, content.operation) if content else None,
         status.observed_generation,

@@ -23,6 +23,7 @@ def observed(case: VolumeCase) -> DrbdVolumeStatus:
         "replicas": tuple(_replica(case, node) for node in case.nodes),
         "used_by": tuple(vm.metadata.name for vm in case.consumers)[:64],
         "sync": _sync(case),
+        "frozen": next((n for n in case.nodes if (v := case.view(n)) and "fencing" in v.suspended.split(",")), ""),
     }
     if first is not None:
         disk, peer = first

@@ -16,7 +16,7 @@ import structlog
 
 from controller.agents.client import Refused as AgentRefused
 from controller.agents.client import Unreachable
-from controller.domain.actions import Cancel, Operate, Refused, Request
+from controller.domain.actions import Cancel, Operate, PutVerdict, Refused, Request
 from controller.runtime.queue import ObjectKey, WorkQueue, backoff
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Lanes:
         one = self._objects.setdefault(key, _Object())
         by_host: dict[str, list[Request]] = {}
         for request in requests:
-            by_host.setdefault(request.host, []).append(request)
+            by_host.setdefault(_lane(request), []).append(request)
         for host, wanted in by_host.items():
             for request in wanted:
                 _drop(one, request, unless=request)
@@ -167,6 +167,11 @@ class Lanes:
             raise
         _drop(one, request)
         log.info("done", request=name)
+
+
+def _lane(request: Request) -> str:
+    """A verdict passes by a promotion that waits for it."""
+    return f"{request.host} verdict" if isinstance(request, PutVerdict) else request.host
 
 
 def _drop(one: _Object, request: Request, unless: Request | None = None) -> None:

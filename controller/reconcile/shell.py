@@ -19,7 +19,7 @@ from controller.agents.client import Refused as AgentRefused
 from controller.agents.client import Unreachable
 from controller.agents.supervisor import Supervisors
 from controller.api.common import ApiObject
-from controller.domain.actions import FINALIZER, Decision, Operate, PutDomain, PutVolume, Refused, Request
+from controller.domain.actions import FINALIZER, Decision, Operate, PutDomain, PutVerdict, PutVolume, Refused, Request
 from controller.domain.power import PowerCommand, PowerOff, PowerResult
 from controller.domain.world import Answer, Limits, Question, World
 from controller.reconcile import nodes, vms, volumes
@@ -61,6 +61,8 @@ def step_name(request: Request) -> str:
     match request:
         case PutVolume(body=body):
             what = f" {body.level}" + (" Primary" if body.role == "Primary" else "")
+        case PutVerdict(body=body):
+            what = f" {body.verdict.number}"
         case PutDomain(body=body):
             what = f" {body.state}"
         case Operate(body=body):

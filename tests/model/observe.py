@@ -242,7 +242,7 @@ def host_state(key: Key) -> HostState:
             "logical_volume": LogicalVolumeState(group="vg0", name=RESOURCE, size=512 << 20, owner_uid=VOLUME_UID),
             "disk": disk.disk if up else "Diskless", "peer": _peer(disk) if up else None, "size": 511 << 20,
             "generation": GenerationIds(current="A1B2C3D4E5F60718", bitmap="0" * 16), "forced": host == 0,
-            "options": "C 500M sha1 10.0.0.81 10.0.0.82",
+            "options": "C 500M sha1 10.0.0.81 10.0.0.82 fenced",
             "used_by": tuple(one.name for one in listed if one.disks),
         }
     )  # fmt: skip

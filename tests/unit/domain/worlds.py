@@ -205,7 +205,8 @@ def volume_state(**update: Any) -> VolumeState:
         generation=GenerationIds(current="A1B2C3D4E5F60718", bitmap="0" * 16),
         forced=True,
         content="none",
-        options="C 500M sha1 10.0.0.81 10.0.0.82",
+        options="C 500M sha1 10.0.0.81 10.0.0.82 fenced",
+        fenced=True,
     )
     return base.model_copy(update=update)
 
