@@ -129,12 +129,32 @@ class _Observed:
                 ready = condition(one.status.conditions, "Ready")
                 if ready is None or ready.status != "True":
                     unready[kind, ready.reason if ready else "NotLookedAt"] += 1
+        frozen, standing = 0, 0
         for (namespace, name), volume in self._cache.volumes.items():
+            frozen += volume.status.frozen != ""
+            standing += volume.status.verdict is not None and volume.status.verdict.survivor != ""
             if volume.status.sync is not None:
                 sync.add_metric([namespace, name], volume.status.sync.percent)
+        ready_to_fail = GaugeMetricFamily(
+            "xentandem_node_failover_ready",
+            "1 while every VM of the host with onNodeFailure: FailOver would fit elsewhere.",
+            labels=["host"],
+        )
+        for name, node in self._cache.nodes.items():
+            fits = condition(node.status.conditions, "FailoverReady")
+            if fits is not None:
+                ready_to_fail.add_metric([name], float(fits.status == "True"))
+        yield ready_to_fail
+        away = Tally(vm.status.displaced.reason for vm in self._cache.vms.values() if vm.status.displaced)
+        displaced = GaugeMetricFamily("xentandem_vms_displaced", "VMs away from spec.node's host.", labels=["reason"])
+        for reason, count in sorted(away.items()):
+            displaced.add_metric([reason], count)
+        yield displaced
         yield _family("xentandem_objects", "Objects by phase.", "phase", phases)
         yield _family("xentandem_objects_not_ready", "Objects that are not Ready, by reason.", "reason", unready)
         yield sync
+        yield GaugeMetricFamily("xentandem_volumes_frozen", "Volumes whose IO is frozen: a peer was lost.", frozen)
+        yield GaugeMetricFamily("xentandem_volume_verdicts", "Volumes of which one side goes on alone.", standing)
 
 
 def _family(name: str, says: str, label: str, counts: Tally[tuple[str, str]]) -> Metric:
