@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.protocol import Refusal
+from controller.domain.alone import good, unproved
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.placement import free_memory, memory_needed
 from controller.domain.vm_case import VmCase
@@ -53,14 +54,10 @@ def _disks_there(over: TakeOver) -> Refusal | None:
             )
         if over.case.host(over.target).live is None:
             continue
-        view = volume.view(over.target)
-        if view is None:
-            return Refusal(reason="ReplicaMissing", message=f"{over.target} does not show the replica of {name}")
-        if view.disk != "UpToDate":
-            return Refusal(
-                reason="DiskNotUpToDate",
-                message=f"{name} is {view.disk} on {over.target}, not UpToDate: only {over.lost} has all of its data",
-            )
+        no = good(volume, over.target) or unproved(volume, over.target)
+        if no is not None:
+            only = f"; only {over.lost} is known to have all of its data" if over.lost in volume.nodes else ""
+            return Refusal(reason=no.reason, message=f"{no.message}{only}")
     return None
 
 
@@ -104,7 +101,11 @@ FAIL_OVER: Plan[TakeOver] = Plan(
     guards=(
         Guard("KnownOff", "the host is off by a person's word or a fence agent's, and silent", _known_off),
         Guard("TargetAnswers", "the agent of the host that takes over answers", _target_answers),
-        Guard("DisksThere", "every disk UpToDate there, and not recorded as stale", _disks_there),
+        Guard(
+            "DisksThere",
+            "every disk is good there, and a verdict is or would be given for it",
+            _disks_there,
+        ),
         Guard("NoDomainLeft", "no host that answers shows a domain of the VM, in any form", _no_domain_left),
         Guard("NoOpenPart", "no part of a live migration is open on a host that answers", _no_open_part),
         Guard(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from agent.protocol import Refusal
 from controller.api.xenvm import XenVM
 from controller.domain.actions import Request
+from controller.domain.alone import good, unproved
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.vm_case import VmCase
-from controller.domain.volume_case import VolumeCase
 
 OFF = ("absent", "halted", "crashed")
 """VmState.status without a domain: it is not there, or the guest ended by itself and stays so."""
@@ -60,10 +60,8 @@ def _up_to_date_here(case: VmCase) -> Refusal | None:
         view = volume.view(node)
         if view is None:
             return Refusal(reason="ReplicaMissing", message=f"{node} does not show the replica of {volume.volume.name}")
-        if view.disk != "UpToDate":
-            return Refusal(
-                reason="DiskNotUpToDate", message=f"{volume.volume.name} is {view.disk} on {node}, not UpToDate"
-            )
+        if (bad := good(volume, node)) is not None:
+            return bad
         if view.suspended != "no":
             return Refusal(reason="Suspended", message=f"IO of {volume.volume.name} on {node} is frozen")
         if view.peer is not None and view.peer.role == "Primary":
@@ -86,7 +84,7 @@ def _members_described(case: VmCase) -> Refusal | None:
 def _known_newest(case: VmCase) -> Refusal | None:
     """A replica that is not Primary and cannot see its peer may lack the peer's writes, though it is UpToDate.
 
-    DRBD says so itself when it refuses such a promotion with (-7), drbdsetup(8).
+    DRBD says so itself when it refuses such a promotion with (-7), drbdsetup(8); before that it asks for a verdict.
     """
     if case.placement is None:
         return None
@@ -97,19 +95,17 @@ def _known_newest(case: VmCase) -> Refusal | None:
             continue
         peer = view.peer
         behind = peer is not None and peer.disk in ("Outdated", "Inconsistent")
-        if peer is None or (peer.connection != "Connected" and not behind and not _peer_off(volume, node)):
+        if peer is not None and (peer.connection == "Connected" or behind):
+            continue
+        no = unproved(volume, node)
+        if no is not None:
             return Refusal(
                 reason="ReplicaMayBeStale",
                 message=f"{volume.volume.name} on {node} is not connected to its peer "
-                f"({peer.connection if peer else 'not configured'}), which may have newer data; "
+                f"({peer.connection if peer else 'not configured'}), which may have newer data ({no.message}); "
                 "the VM is started when both replicas see each other again",
             )
     return None
-
-
-def _peer_off(volume: VolumeCase, node: str) -> bool:
-    """The promotion itself then asks for the word that the other replica is behind: DRBD runs its handler."""
-    return all(host.off for host in volume.hosts if host.name != node)
 
 
 def _disks_its_own(case: VmCase) -> Refusal | None:
@@ -210,7 +206,7 @@ START_VM: Plan[VmCase] = Plan(
         Guard("MembersDescribed", "there is a XenNode for each host that holds a replica", _members_described),
         Guard(
             "KnownNewest",
-            "every replica is Primary already, sees its peer, or knows it behind; or the other host is known to be off",
+            "every replica is Primary already, sees its peer, or knows it behind; or a verdict is given for it",
             _known_newest,
         ),
         Guard("NoOpenMove", "no part of an earlier move is open on the host", _no_open_move),

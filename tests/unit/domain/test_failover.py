@@ -43,10 +43,17 @@ def silent(worlds: Worlds, node: str = "mk1") -> Worlds:
 
 def failed(**spec: Any) -> Worlds:
     """mk1, which ran the VM, is silent; nothing says that it is off."""
-    worlds = howto(running=True)
+    worlds = whole(howto(running=True))
     worlds.edit("XenVM", "shaolin", **spec)
     worlds.commit("XenVM", "shaolin", worlds.decide_vm())
     return silent(worlds)
+
+
+def whole(worlds: Worlds) -> Worlds:
+    """Both replicas of every volume were seen UpToDate and connected, with fencing in force."""
+    for _, name in worlds.cache.volumes:
+        worlds.set_status("DrbdVolume", name, {**worlds.status("DrbdVolume", name), "fenced": True})
+    return worlds
 
 
 def off(worlds: Worlds, node: str = "mk1") -> Worlds:
@@ -151,7 +158,39 @@ def test_row_03_without_good_data_on_b_it_is_down_and_waits_for_a(disk: str) -> 
     assert decision.status.placement.node == "mk1"
     told = conditions(decision)["Stalled"]
     assert told.reason == "DiskNotUpToDate"
-    assert f"vm-shaolin is {disk}" in told.message
+    assert f"vm-shaolin is {disk} on mk2" in told.message
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fenced", "reason"),
+    [
+        (None, False, "NotFenced"),
+        ({"number": 1, "survivor": "mk1", "stale": "mk2", "reason": "PeerLost"}, True, "RecordedStale"),
+    ],
+)
+def test_row_04_a_copy_that_may_lack_writes_is_not_used(verdict: Any, fenced: bool, reason: str) -> None:
+    worlds = off(failed(onNodeFailure="FailOver"))
+    status = {
+        **worlds.status("DrbdVolume", "vm-shaolin"),
+        "fenced": fenced,
+        **({"verdict": verdict} if verdict else {}),
+    }
+    worlds.set_status("DrbdVolume", "vm-shaolin", status)
+    decision = worlds.decide_vm()
+    assert not decision.requests
+    assert decision.status.placement.node == "mk1"
+    assert conditions(decision)["Stalled"].reason == reason
+
+
+def test_row_04_a_consistent_disk_with_a_verdict_for_it_is_good() -> None:
+    worlds = off(failed(onNodeFailure="FailOver"))
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(disk="Consistent", peer=ALONE)})
+    assert worlds.decide_vm().status.placement.node == "mk1"
+    verdict = {"number": 1, "survivor": "mk2", "stale": "mk1", "reason": "Fenced"}
+    worlds.set_status("DrbdVolume", "vm-shaolin", {**worlds.status("DrbdVolume", "vm-shaolin"), "verdict": verdict})
+    decision = worlds.decide_vm()
+    assert decision.status.placement.node == "mk2"
+    assert [put.body.role for put in asked(decision, PutVolume)] == ["Primary"]
 
 
 def test_a_domain_that_is_left_anywhere_forbids_it() -> None:
@@ -197,7 +236,7 @@ def test_one_that_is_too_large_leaves_room_for_the_next() -> None:
 
 def lost(**priorities: int) -> Worlds:
     """Five VMs run on mk1, all with FailOver."""
-    worlds = crowd(**priorities)
+    worlds = whole(crowd(**priorities))
     worlds.edit("XenNode", "mk1", maintenance=False)
     for name in "abcde":
         worlds.edit("XenVM", name, onNodeFailure="FailOver")
@@ -209,6 +248,7 @@ def lost(**priorities: int) -> Worlds:
 
 def test_row_16_the_source_is_off_in_the_transfer_and_the_copy_goes_first() -> None:
     worlds, move = begun()
+    whole(worlds)
     worlds.edit("XenVM", "shaolin", onNodeFailure="FailOver")
     copy = operation_state(id=move, kind="migrate-receive", phase="Receiving")
     worlds.tell("mk2", operations={move: copy}, domains={"7": domain_state(domid=7, name="shaolin--incoming")})

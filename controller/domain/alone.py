@@ -1,0 +1,33 @@
+"""Whether one replica may be used without the other: by a verdict that stands, or is given once it is asked for."""
+
+from __future__ import annotations
+
+from agent.protocol import Refusal
+from controller.domain.verdict import Fencing
+from controller.domain.volume_case import VolumeCase
+
+
+def by_verdict(volume: VolumeCase, node: str) -> bool:
+    """Does a verdict stand that says this host goes on alone?"""
+    standing = Fencing(volume).standing
+    return standing is not None and standing.survivor == node
+
+
+def good(volume: VolumeCase, node: str) -> Refusal | None:
+    """Why its disk is no good data there; None: it is. Consistent was good when it lost a peer that is now behind."""
+    view, name = volume.view(node), volume.volume.name
+    if view is None:
+        return Refusal(reason="ReplicaMissing", message=f"{node} does not show the replica of {name}")
+    if view.disk == "UpToDate" or (view.disk == "Consistent" and by_verdict(volume, node)):
+        return None
+    return Refusal(reason="DiskNotUpToDate", message=f"{name} is {view.disk} on {node}, not UpToDate")
+
+
+def unproved(volume: VolumeCase, node: str) -> Refusal | None:
+    """Why nothing proves that the other replica has nothing newer; None: its host is off, or a verdict stands."""
+    answer = Fencing(volume).answer(node)
+    if isinstance(answer, Refusal):
+        return Refusal(reason=answer.reason, message=f"{volume.volume.name} on {node}: {answer.message}")
+    if by_verdict(volume, node) or all(host.off for host in volume.hosts if host.name != node):
+        return None
+    return Refusal(reason="ReplicaMayBeStale", message=f"{volume.volume.name} on {node} is not connected to its peer")
