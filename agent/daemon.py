@@ -25,6 +25,7 @@ from agent.operations import Operations
 from agent.promises import Promises
 from agent.protocol import API_PORT, RELOCATION_PORT
 from agent.server import Server
+from agent.split_brain import DiscardHandler, SnapshotHandler
 from agent.tls import Credentials
 from agent.volumes import Volumes
 
@@ -113,6 +114,8 @@ class Agent:
         context.migration = Relocation(context)
         context.operations.register("initial-sync", InitialSyncHandler(context, volumes), repeatable=True)
         context.operations.register("write-content", WriteContentHandler(context, volumes))
+        context.operations.register("snapshot", SnapshotHandler(context, volumes), repeatable=True)
+        context.operations.register("discard-changes", DiscardHandler(context, volumes), repeatable=True)
         self._context = context
         try:
             context.gone.load()

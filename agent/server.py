@@ -27,15 +27,14 @@ from agent.protocol import (
     DomainDesired,
     DomainRemoval,
     HostDesired,
-    InitialSync,
     OperationCancel,
     OperationRequest,
     PreflightRequest,
     Refusal,
     VerdictDesired,
     VolumeDesired,
+    VolumeOperation,
     VolumeRemoval,
-    WriteContent,
 )
 from agent.tls import is_controller
 from agent.volumes import refusal_of
@@ -247,7 +246,7 @@ class Server:
     async def _post_operation(self, request: web.Request) -> web.StreamResponse:
         wanted = await read_body(request, OperationRequest)
         body = wanted.body
-        subject = body.resource if isinstance(body, InitialSync | WriteContent) else body.domain.name
+        subject = body.resource if isinstance(body, VolumeOperation) else body.domain.name
         self._promise(request, wanted.term, subject, operation=wanted.id, kind=body.kind)
         return _model(await self._context.operations.submit(wanted))
 

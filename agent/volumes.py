@@ -263,6 +263,8 @@ class Volumes:
             await self._context.drbd.up(resource)
         elif kernel.disk == "Diskless" or kernel.peer is None or not as_wanted:
             await self._context.drbd.adjust(resource)
+        elif kernel.peer.connection == "StandAlone":  # a handshake was refused, and something may have changed since
+            await self._context.drbd.connect(resource)
         else:
             return self._attached(resource, record)
         kernel = await self._reread(resource)

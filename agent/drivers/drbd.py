@@ -256,6 +256,12 @@ class Drbd:
     async def connect(self, resource: str) -> None:
         await self._do(["drbdadm", "connect", resource])
 
+    async def connect_discarding(self, resource: str) -> None:
+        """Connect as the side of a split brain that gives up what it wrote alone. DRBD refuses on a Primary; where it
+        finds no split brain at the handshake, it gives up nothing.
+        """
+        await self._do(["drbdadm", "connect", "--discard-my-data", resource])
+
     async def disconnect(self, resource: str) -> None:
         await self._do(["drbdadm", "disconnect", resource])
 

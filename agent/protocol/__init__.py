@@ -38,6 +38,7 @@ from agent.protocol.base import (
     Wire,
 )
 from agent.protocol.desired import (
+    DiscardChanges,
     DiskConfig,
     DomainConfig,
     DomainDesired,
@@ -55,9 +56,11 @@ from agent.protocol.desired import (
     OperationRequest,
     PreflightReport,
     PreflightRequest,
+    TakeSnapshot,
     Verdict,
     VerdictDesired,
     VolumeDesired,
+    VolumeOperation,
     VolumeRemoval,
     WriteContent,
 )
@@ -95,6 +98,7 @@ __all__ = [
     "RELOCATION_PORT",
     "Connection",
     "ContentState",
+    "DiscardChanges",
     "Disk",
     "DiskConfig",
     "DomainConfig",
@@ -133,6 +137,7 @@ __all__ = [
     "Refusal",
     "RestartState",
     "Role",
+    "TakeSnapshot",
     "TransferProgress",
     "Uid",
     "Verdict",
@@ -140,6 +145,7 @@ __all__ = [
     "VmState",
     "VolumeDesired",
     "VolumeGroupState",
+    "VolumeOperation",
     "VolumeRemoval",
     "VolumeState",
     "WatchEvent",

@@ -213,6 +213,32 @@ class WriteContent(Wire):
     image: ImageSource | None = None
 
 
+class TakeSnapshot(Wire):
+    """Keep what a replica holds now: an LVM snapshot of its logical volume, large enough never to overflow.
+
+    Crash-consistent where the disk is UpToDate.
+    """
+
+    kind: Literal["snapshot"] = "snapshot"
+    resource: Name
+    uid: Uid
+    name: Name  # of the snapshot, in the volume's own group
+
+
+class DiscardChanges(Wire):
+    """After a split brain: give up what this host wrote alone for the peer's data (drbdadm connect --discard-my-data).
+
+    Only while the generation here is still the one that the choice was made for, and only where a snapshot keeps what
+    is given up, or, with `snapshot` None, where nothing was written.
+    """
+
+    kind: Literal["discard-changes"] = "discard-changes"
+    resource: Name
+    uid: Uid
+    generation: Annotated[str, Field(pattern=r"^[0-9A-F]{16}$")]  # GenerationIds.current here
+    snapshot: Name | None = None
+
+
 class MigrateSend(Wire):
     """Source side of a live migration; `domain.epoch` is the one it runs at (e)."""
 
@@ -231,7 +257,8 @@ class MigrateReceive(Wire):
     source: Name
 
 
-OperationBody = Annotated[InitialSync | WriteContent | MigrateSend | MigrateReceive, Field(discriminator="kind")]
+VolumeOperation = InitialSync | WriteContent | TakeSnapshot | DiscardChanges
+OperationBody = Annotated[VolumeOperation | MigrateSend | MigrateReceive, Field(discriminator="kind")]
 
 
 class OperationRequest(Wire):

@@ -169,7 +169,9 @@ class VmState(Wire):
     problem: Refusal | None = None
 
 
-OperationKind = Literal["initial-sync", "write-content", "migrate-send", "migrate-receive"]
+OperationKind = Literal[
+    "initial-sync", "write-content", "snapshot", "discard-changes", "migrate-send", "migrate-receive"
+]
 Outcome = Literal["Succeeded", "Failed", "Cancelled"]
 
 

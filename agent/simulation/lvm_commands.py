@@ -97,6 +97,7 @@ class LvmCommands:
             )
         if origin is not None:
             snapshot = self._groups.create_snapshot(origin, given.name, extents)
+            snapshot.tags = given.addtag
             return output + f'  Logical volume "{snapshot.name}" created.\n'
         volume = self._groups.create(group, given.name, extents, given.addtag)
         if given.wipesignatures == "y":
