@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -143,10 +144,8 @@ async def test_row_24_the_agent_is_killed_around_the_command_that_gives_up(fleet
     recorder.die = die
     body = await discard(fleet, "mk2")
     recorder.die_at = (len(recorder.changes) + 1, when)
-    try:
+    with contextlib.suppress(OSError):
         await fleet.operate("mk2", "discard-1", body)
-    except OSError:
-        pass
     await until(lambda: _true(kills == 1), "the kill")
     await fleet.start("mk2")
     await reconnect(fleet, "mk1")
