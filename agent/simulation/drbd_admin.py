@@ -13,7 +13,7 @@ from agent.simulation.drbd_handshake import Parting, settle
 from agent.simulation.drbd_metadata import Metadata
 from agent.simulation.drbd_resync import Resync
 from agent.simulation.drbd_roles import can_resync, demote
-from agent.simulation.drbd_state import PRIMARY, Failure, StateError, connected, disk_rank, resyncing
+from agent.simulation.drbd_state import PRIMARY, Failure, StateError, connected, disk_rank
 from agent.simulation.drbd_volume import Net, Volume
 from agent.simulation.lvm import LogicalVolume
 
@@ -160,7 +160,7 @@ async def down(kernel: Kernel, given: Arguments) -> str:
 async def resize(kernel: Kernel, given: Arguments) -> str:
     """Take the backing devices' new size: connected, in sync, one Primary."""
     volume = kernel.minor(_minor(given))
-    if resyncing(volume.state.cs):
+    if connected(volume.state.cs) and volume.state.cs != "Connected":
         raise Failure(130)
     session = volume.session
     if not connected(volume.state.cs) or session is None:
@@ -275,11 +275,11 @@ async def resume_io(kernel: Kernel, given: Arguments) -> str:
 async def verify(kernel: Kernel, given: Arguments) -> str:
     """Compare both replicas; blocks that differ are marked, not repaired."""
     volume = kernel.minor(_minor(given))
-    if volume.net is None or not volume.net.value("verify-alg"):
-        raise StateError(-14)
     session = volume.session
-    if session is None or not connected(volume.state.cs):
+    if session is None or volume.net is None or not connected(volume.state.cs):
         raise StateError(-15)
+    if not volume.net.value("verify-alg"):
+        raise StateError(-14)
     if volume.state.cs != "Connected":
         raise StateError(-8)
     drbd_verify.start(session, volume)

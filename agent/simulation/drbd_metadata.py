@@ -177,6 +177,16 @@ class Metadata:
         """Where its parts begin, as drbdmeta says it."""
         return f"md_offset {self._super}\nal_offset {self._log}\nbm_offset {self._bits}\n"
 
+    @property
+    def begin(self) -> int:
+        """Byte offset of the super block."""
+        return self._super
+
+    @property
+    def sectors(self) -> int:
+        """What the metadata takes: external (flexible) the whole device."""
+        return (self.volume.size - self._bits if self.internal else self.volume.size) // SECTOR
+
     def read(self) -> SuperBlock:
         """Raises NoMetadata, OSError."""
         fields = _SUPER.unpack_from(self.volume.read_now(self._super, _SUPER.size))

@@ -109,6 +109,8 @@ def _status(volume: Volume, verbose: bool, statistics: bool) -> str:
         disk = [f"disk:{state.disk}"]
         if verbose:
             disk = ["volume:0", f"minor:{volume.minor}", *disk]
+        elif (blocked := volume.device_statistics()["blocked"]) != "no":
+            disk.append(f"blocked:{blocked}")
         text += _wrapped(disk, 2, 6)
         if statistics:
             text += _wrapped(_pairs(volume.device_statistics()), 6, 6)

@@ -256,7 +256,7 @@ class Volume:
             return
         if self.metadata is not None:
             self.log_of_activity.clear()
-            self.save(flags=self.block.flags & ~md.PRIMARY | md.AL_CLEAN)
+            self.save(flags=self.block.flags & ~md.PRIMARY)
         self.change(disk="Failed")
         self._release_disk()
         self.change(disk="Diskless")
@@ -362,6 +362,7 @@ class Volume:
 
     def device_statistics(self) -> dict[str, str | int]:
         attaching = self.state.disk == "Attaching"
+        blocked = attaching or self.state.cs == "StartingSyncT" or self.state.suspended != "no"
         return {
             "size": self.known_size // KIB if self.state.disk != "Diskless" or self.session else 0,
             "read": self.counters.read // 2,
@@ -371,7 +372,7 @@ class Volume:
             "upper-pending": len(self.writing),
             "lower-pending": 2 if attaching else 0,
             "al-suspended": "yes" if self.state.al_suspended else "no",
-            "blocked": "upper" if attaching or self.state.cs == "StartingSyncT" else "no",
+            "blocked": "upper" if blocked else "no",
         }
 
     def peer_statistics(self) -> dict[str, str | int]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 USAGE = 1
 BAD_CONFIG = 10
 NO_HANDLER = 127
+TOLD_OF = 10  # lower statuses of a tool underneath are passed on without a word
 VERSION = """\
 DRBDADM_BUILDTAG=GIT-hash:\\ 8c2a2bb5d8fcd60f3b7cd2db05ed4ee0a9b9cf1b\\ build\\ by\\ buildd@,\\ 2023-01-08\\ 11:00:00
 DRBDADM_API_VERSION=1
@@ -38,14 +39,14 @@ class Call:
     stdout: str = ""
     stderr: str = ""
 
-    async def setup(self, *words: str, quiet: bool = False) -> int:
+    async def setup(self, *words: str, quiet: bool = False, told: bool = True) -> int:
         """Run drbdsetup; says what failed as drbdadm does."""
         completed = await drbdsetup.run(self.host, ["drbdsetup", *words])
         if quiet and completed.exit:
             return completed.exit
         self.stdout += completed.stdout
         self.stderr += completed.stderr
-        if completed.exit:
+        if completed.exit and told:
             self.stderr += f"Command 'drbdsetup-84 {' '.join(words)}' terminated with exit code {completed.exit}\n"
         return completed.exit
 
@@ -57,11 +58,11 @@ class Call:
             if error.exit == drbdmeta.NO_METADATA:
                 self.stderr += str(error)
                 return 1
-            line = (
-                f"drbdmeta {part.device} v08 {part.disk} {part.meta_disk}{'' if part.meta_disk == 'internal' else ' 0'}"
-            )
-            force = "".join(f" {option}" for option in self.options)
-            self.stderr += f"{error}Command '{line} {command}{force}' terminated with exit code {error.exit}\n"
+            self.stdout += error.stdout
+            self.stderr += str(error)
+            if error.exit >= TOLD_OF:
+                words = " ".join([drbdmeta.command_line(part), command, *self.options])
+                self.stderr += f"Command '{words}' terminated with exit code {error.exit}\n"
             return error.exit
         self.stdout += out
         self.stderr += err
@@ -101,7 +102,7 @@ def _on_minor_or_disk(command: str) -> Function:
     async def function(call: Call, resource: ResourceConfig) -> int:
         status = await call.setup(command, _minor(call, resource), *call.options, quiet=True)
         if status in {11, 17}:
-            return await call.setup(command, _minor(call, resource), *call.options)
+            return await call.setup(command, _minor(call, resource), *call.options, told=command != "invalidate")
         on_disk = call.meta(resource, command) if status else 0
         return 5 if on_disk and status == 5 else on_disk
 
@@ -243,6 +244,9 @@ async def run(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
         what = "invalid option -- 'E'" if unknown == "-E" else f"unrecognized option '{unknown}'"
         return failed(argv, USAGE, f"drbdadm: {what}\ntry 'drbdadm help'\n")
     command, names, files = _command_line(argv[1:], call)
+    if command == "wipe-md" and call.options and "--" not in argv:
+        what = f"drbdadm: unrecognized option '{call.options[0]}'\ntry 'drbdadm help wipe-md'\n"
+        return failed(argv, USAGE, what)
     if command == "--version":
         return Completed(tuple(argv), 0, VERSION, "")
     if command not in COMMANDS and command not in {"sh-nop", "sh-resources"}:
@@ -350,6 +354,7 @@ async def run_handler(host: SimulatedHost, volume: Volume, name: str) -> int:
         "DRBD_PEER_AF": "ipv4",
         "DRBD_PEER_ADDRESS": "" if end is None else end.address,
         "DRBD_CONF": MAIN,
+        "DRBD_DONT_WARN_ON_VERSION_MISMATCH": "1",
     }
     try:
         process = host.processes.start(shlex.split(text), environment=environment)

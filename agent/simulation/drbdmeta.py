@@ -19,15 +19,16 @@ CHANGING = {"create-md", "wipe-md", "apply-al", "outdate", "invalidate", "set-gi
 
 
 class MetaError(Exception):
-    """drbdmeta's status and what it says on standard error."""
+    """drbdmeta's status, and what it says on standard error and output."""
 
-    def __init__(self, exit: int, text: str = "") -> None:
+    def __init__(self, exit: int, text: str = "", stdout: str = "") -> None:
         super().__init__(text)
-        self.exit = exit
+        self.exit, self.stdout = exit, stdout
 
 
 NO_METADATA = 255  # it returns -1
 FORCED = "*** confirmation forced via --force option ***\n"
+NOBODY = "stdin not a TTY, not waiting for confirmation\n"
 LOOKED_AT = 68 << 10  # bytes at the beginning of a disk; anything there may be somebody's data
 
 
@@ -35,17 +36,18 @@ def run(host: SimulatedHost, part: HostPart, command: str, *, force: bool) -> tu
     """What the command prints, on standard output and error. Raises MetaError."""
     backing = _device(host, part.disk)
     internal = part.meta_disk == "internal"
-    holder = backing if internal else _device(host, part.meta_disk)
+    try:
+        holder = backing if internal else _device(host, part.meta_disk)
+    except MetaError as error:
+        raise MetaError(error.exit, str(error) * (2 if command == "create-md" else 1)) from None  # it tries twice
     if command in CHANGING and part.device in host.drbd.minors and holder.claimed_by is not None:
-        doubts = (
-            ""
-            if command != "create-md" or not force
-            else (
+        doubts = ""
+        if command == "create-md" and force:
+            doubts = (
                 f"open({holder.path}) failed: Device or resource busy\n"
                 f"\nExclusive open failed. Do it anyways?\n{FORCED}"
                 f"# Output might be stale, since minor {part.device} is attached\n"
             )
-        )
         raise MetaError(20, f"{doubts}Device '{part.device}' is configured!\n")
     try:
         metadata = md.Metadata(holder, backing.size, internal=internal)
@@ -54,6 +56,13 @@ def run(host: SimulatedHost, part: HostPart, command: str, *, force: bool) -> tu
         return _run(host, part, metadata, command, force), ""
     except OSError as error:
         raise MetaError(20, f"pread({part.disk}) failed: {error.strerror}\n") from None
+
+
+def command_line(part: HostPart) -> str:
+    """As drbdadm calls it and tells of it."""
+    if part.meta_disk == "internal":
+        return f"drbdmeta {part.device} v08 {part.disk} internal"
+    return f"drbdmeta {part.device} v08 {part.meta_disk} flex-external"
 
 
 def _device(host: SimulatedHost, path: str) -> LogicalVolume:
@@ -115,8 +124,9 @@ def _create(
                 1,
                 "You want me to create a v08 style flexible-size internal meta data block.\n"
                 "There appears to be a v08 flexible-size internal meta data block\n"
-                f"already in place on {part.disk}\n\nDo you really want to overwrite the existing meta-data?\n"
-                "[need to type 'yes' to confirm] \nOperation canceled.\n",
+                f"already in place on {metadata.volume.path} at byte offset {metadata.begin}\n\n"
+                f"Do you really want to overwrite the existing meta-data?\n{NOBODY}",
+                "Operation cancelled.\n",
             )
     metadata.create(host.simulation.random.getrandbits(64))
     kib = md.bitmap_bytes(metadata.usable) // 1024
@@ -130,17 +140,21 @@ def _dump(host: SimulatedHost, part: HostPart, metadata: md.Metadata, block: md.
         raise MetaError(NO_METADATA, 'Found meta data is "unclean", please apply-al first\n')
     generation = block.generation
     now = host.clock.now()
-    uuids = "\n".join(f"    0x{uuid:016X};" for uuid in (generation.current, generation.bitmap, *generation.history))
+    uuids = " ".join(f"0x{uuid:016X};" for uuid in (generation.current, generation.bitmap, *generation.history))
     bits = metadata.read_bitmap()
+    used = bool(block.agreed_size)  # before that there is no bitmap to speak of
     words = int.from_bytes(bits.dump()[:8], "little")
+    bitmap = f"   # at 0kB\n    0x{words:016X};\n" if used else ""
     return (
         f"# DRBD meta data dump\n# {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(now))} +0000 [{int(now)}]\n"
-        f"# {host.name}> drbdmeta {part.device} v08 {part.disk} {part.meta_disk} dump-md\n#\n\n"
-        f'version "v08";\n\n# md_size_sect {md.metadata_bytes(metadata.volume.size) // 512}\n'
+        f"# {host.name}> {command_line(part)} dump-md\n#\n\n"
+        f'version "v08";\n\n# md_size_sect {metadata.sectors}\n'
+        + "".join(f"# {line}\n" for line in metadata.places.splitlines())
+        + f"\nuuid {{\n    {uuids}\n    flags 0x{block.flags & ~md.AL_CLEAN:08X};\n}}\n# al-extents 257;\n"
         f"la-size-sect {block.agreed_size // 512};\nbm-byte-per-bit 4096;\n"
-        f"device-uuid 0x{block.device_uuid:016X};\nla-peer-max-bio-size 1048576;\n"
-        f"uuid {{\n{uuids}\n    flags 0x{block.flags:08X};\n}}\n"
-        f"# bm-bytes {-(-bits.blocks // 8)};\nbm {{\n   # at 0kB\n    0x{words:016X};\n}}\n# bits-set {bits.count};\n"
+        f"device-uuid 0x{block.device_uuid:016X};\nla-peer-max-bio-size {(1 << 20) * used};\n"
+        "al-stripes 1;\nal-stripe-size-4k 8;\n"
+        f"# bm-bytes {-(-bits.blocks // 64) * 8 * used};\nbm {{\n{bitmap}}}\n# bits-set {bits.count};\n"
     )
 
 

@@ -55,7 +55,7 @@ async def test_lost_metadata_is_not_made_anew(fleet: Fleet) -> None:
     await ready(fleet)
     host = fleet.simulation.hosts["mk1"]
     assert (await host.run(["drbdadm", "down", "vm_shaolin"])).exit == 0
-    assert (await host.run(["drbdadm", "wipe-md", "--force", "vm_shaolin"])).exit == 0
+    assert (await host.run(["drbdadm", "--", "--force", "wipe-md", "vm_shaolin"])).exit == 0
     found = await refused(fleet.put_volume("mk1"))
     assert found["reason"] == "MetadataLost"
     assert len(fleet.hosts["mk1"].ran("drbdadm", "create-md")) == 1

@@ -122,6 +122,7 @@ async def test_io_is_frozen_until_the_handler_answers(tmp_path: Path) -> None:
                 "DRBD_PEER_AF": "ipv4",
                 "DRBD_PEER_ADDRESS": "10.0.0.82",
                 "DRBD_CONF": "/etc/drbd.conf",
+                "DRBD_DONT_WARN_ON_VERSION_MISMATCH": "1",
             }
         ]
         assert one.volume(one.mk1).out_of_sync == 4

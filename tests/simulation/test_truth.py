@@ -113,7 +113,7 @@ async def test_replicas_are_compared_byte_by_byte(tmp_path: Path) -> None:
             await one.run(host, "drbdsetup", "secondary", "1")
             await one.ok(host, "drbdadm", "down", RESOURCE)
         assert not truth.replicas_identical(RESOURCE)
-        await one.ok(one.mk2, "drbdadm", "wipe-md", "--force", RESOURCE)
+        await one.ok(one.mk2, "drbdadm", "--", "--force", "wipe-md", RESOURCE)
         assert truth.difference(RESOURCE) == "vm_shaolin has 1 replica(s): mk1"
 
 
