@@ -42,8 +42,10 @@ def trouble(host: HostView) -> Cause | None:
     """Why nothing is wanted there. An agent's silence is no reason: its host may run on."""
     if host.node is None:
         return None
+    if host.node.spec.out_of_service:
+        return "OutOfService"
     if host.off:
-        return "OutOfService" if host.node.spec.out_of_service else "Fenced"
+        return "Fenced"
     return "Maintenance" if host.node.spec.maintenance else None
 
 
@@ -80,12 +82,12 @@ def first_place(case: VmCase) -> Wanted | Refusal:
 
 def must_leave(case: VmCase, node: str) -> Cause | None:
     """Why a VM that is placed there may not stay; None: it may, or has nothing there that runs or shall run."""
-    cause = trouble(case.host(node))
-    if cause is None or case.vm.spec.state == "Stopped" or ended_for_good(case.vm):
+    host = case.host(node)
+    if case.vm.spec.state == "Stopped" or ended_for_good(case.vm):
         return None
-    if cause != "Maintenance" and case.vm.spec.on_node_failure == "Stay":
-        return None
-    return cause
+    if host.off:  # not where only a person says so, and its agent answers
+        return trouble(host) if case.vm.spec.on_node_failure == "FailOver" else None
+    return "Maintenance" if host.node is not None and host.node.spec.maintenance else None
 
 
 def belongs_at(case: VmCase, source: str) -> bool:

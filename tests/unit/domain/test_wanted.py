@@ -227,6 +227,15 @@ def test_a_fenced_host_that_went_through_a_maintenance_is_good_again() -> None:
     assert decided(worlds).status.migration.target == "mk1"
 
 
+def test_nothing_goes_back_to_a_host_that_is_out_of_service_though_its_agent_answers() -> None:
+    worlds = away("OutOfService")
+    worlds.edit("XenNode", "mk1", outOfService=True)
+    decision = decided(worlds)
+    assert decision.status.migration is None
+    assert conditions(decision)["Placed"].reason == "OutOfService"
+    assert "Reconciling" not in conditions(decision)
+
+
 def test_failback_waits_for_the_disks_and_says_so() -> None:
     worlds = away()
     worlds.tell("mk1", volumes={"vm_shaolin": volume_state(disk="Inconsistent", peer=peer(role="Primary"))})
