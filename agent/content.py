@@ -8,6 +8,7 @@ from agent.core import Context, Refused
 from agent.drivers.errors import DriverError
 from agent.drivers.lvm import CONTENT_TAG, FORCED_TAG
 from agent.guards import FORCE, WRITE_CONTENT, ContentFacts, ForceFacts, RoleFacts, require
+from agent.images import shown
 from agent.operations import Operation
 from agent.protocol import ImageSource, InitialSync, OperationCancel, OperationRequest, WriteContent
 from agent.records import VolumeRecord, has_tag
@@ -135,7 +136,7 @@ class WriteContentHandler:
         if body.image is not None and (body.image.path is None) == (body.image.url is None):
             raise Refused("BadContent", "say either the path or the https URL of the image")
         if body.image is not None and body.image.url is not None and not body.image.url.startswith("https://"):
-            raise Refused("BadContent", f"{body.image.url}: an image is fetched by https:// only")
+            raise Refused("BadContent", f"{shown(body.image.url)}: an image is fetched by https:// only")
         require(WRITE_CONTENT, await self._facts(request))
 
     async def run(self, operation: Operation) -> None:

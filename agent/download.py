@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from agent.images import require_raw
+from agent.images import require_raw, shown
 
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0  # before the second attempt; doubled each time
@@ -46,6 +46,7 @@ class Download:
 
     def __init__(self, url: str, write: Write, limit: int) -> None:
         self._url, self._write, self._limit = url, write, limit
+        self._shown = shown(url)
         self._size, self._digest = 0, hashlib.sha256()
         self._same = ""  # what the server calls this version of the image: the rest of another one is of no use
 
@@ -66,7 +67,7 @@ class Download:
                     with attempt:
                         await self._attempt(session)
             except _Cut as error:
-                raise DownloadFailed(f"{self._url}: {error}, {ATTEMPTS} times") from error
+                raise DownloadFailed(f"{self._shown}: {error}, {ATTEMPTS} times") from error
         return self._size, self._digest.hexdigest()
 
     async def _attempt(self, session: aiohttp.ClientSession) -> None:
@@ -74,13 +75,15 @@ class Download:
             async with await self._answer(session) as response:
                 await self._take(response)
         except aiohttp.ClientConnectorCertificateError as error:
-            raise DownloadFailed(f"{self._url}: its certificate is not believed: {error.certificate_error}") from error
+            raise DownloadFailed(
+                f"{self._shown}: its certificate is not believed: {error.certificate_error}"
+            ) from error
         except TimeoutError as error:
             raise _Cut(f"no answer for {SILENCE_SECONDS:g} s") from error
         except aiohttp.ClientPayloadError as error:
             raise _Cut(f"the connection broke after {self._size} bytes") from error
-        except aiohttp.InvalidURL as error:
-            raise DownloadFailed(f"{error}: this is no address") from error
+        except aiohttp.InvalidURL:
+            raise DownloadFailed(f"{self._shown}: this is no address") from None
         except aiohttp.ClientError as error:
             raise _Cut(str(error) or type(error).__name__) from error
 
@@ -92,13 +95,13 @@ class Download:
         url = self._url
         for _ in range(REDIRECTS + 1):
             if not url.lower().startswith("https://"):
-                raise DownloadFailed(f"{self._url} leads to {url}: an image is fetched by https:// only")
+                raise DownloadFailed(f"{self._shown} leads to {shown(url)}: an image is fetched by https:// only")
             response = await session.get(url, headers=headers, allow_redirects=False)
             if response.status not in (301, 302, 303, 307, 308):
                 return response
             response.close()
             url = urljoin(url, response.headers.get("Location", ""))
-        raise DownloadFailed(f"{self._url} leads on and on, to {url} at last")
+        raise DownloadFailed(f"{self._shown} leads on and on, to {shown(url)} at last")
 
     async def _take(self, response: aiohttp.ClientResponse) -> None:
         if response.status == HTTPStatus.PARTIAL_CONTENT and self._continues(response):
@@ -108,9 +111,9 @@ class Download:
         else:
             said = f"HTTP {response.status} {response.reason or ''}".strip()
             passes = response.status in (408, 429) or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-            raise _Cut(said) if passes else DownloadFailed(f"{self._url}: {said}")
+            raise _Cut(said) if passes else DownloadFailed(f"{self._shown}: {said}")
         if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
-            raise DownloadFailed(f"{self._url}: comes with Content-Encoding {coding}; serve the image as it is")
+            raise DownloadFailed(f"{self._shown}: comes with Content-Encoding {coding}; serve the image as it is")
         self._same = _version(response)
         if (response.content_length or 0) > left:
             raise self._too_large(self._size + (response.content_length or 0))
@@ -129,7 +132,7 @@ class Download:
 
     def _too_large(self, size: int, about: str = "") -> DownloadFailed:
         return DownloadFailed(
-            f"{self._url} has {about}{size} bytes, the volume has room for {self._limit}", "ImageTooLarge"
+            f"{self._shown} has {about}{size} bytes, the volume has room for {self._limit}", "ImageTooLarge"
         )
 
 
@@ -145,4 +148,4 @@ async def download(url: str, write: Write, limit: int, seconds: float) -> tuple[
         async with asyncio.timeout(seconds):
             return await Download(url, write, limit).run()
     except TimeoutError as error:
-        raise DownloadFailed(f"{url}: not all of it came within {seconds:g} s") from error
+        raise DownloadFailed(f"{shown(url)}: not all of it came within {seconds:g} s") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 _PACKED = {
     b"QFI\xfb": ("a qcow2 image", "qemu-img convert -O raw"),
     b"KDMV": ("a VMDK image", "qemu-img convert -O raw"),
@@ -24,3 +26,13 @@ def require_raw(head: bytes) -> None:
     for magic, (what, tool) in _PACKED.items():
         if head.startswith(magic):
             raise NotRaw(f"is {what}: only raw images are written; `{tool}` makes one")
+
+
+def shown(url: str) -> str:
+    """An address for a message, a log or a status: user, password and query (a signature, say) are left out."""
+    try:
+        parts = urlsplit(url)
+        place = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "(no address)"
+    return f"{parts.scheme}://{place}{parts.path}" + ("?..." if parts.query else "")

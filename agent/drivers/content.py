@@ -8,7 +8,7 @@ from typing import Literal
 from agent.download import DownloadFailed
 from agent.drivers.errors import DriverError, Unreadable, run, run_ok, said
 from agent.host import Host
-from agent.images import NotRaw
+from agent.images import NotRaw, shown
 
 FETCH_SECONDS = 6 * 3600.0
 
@@ -59,12 +59,14 @@ class Content:
         except DownloadFailed as error:
             raise DriverError(error.reason, str(error)) from error
         except NotRaw as error:
-            raise DriverError("ImageNotRaw", f"{url} {error}") from error
+            raise DriverError("ImageNotRaw", f"{shown(url)} {error}") from error
         except OSError as error:
-            raise DriverError("FetchFailed", f"{url} could not be written to {path}: {error.strerror}") from error
+            raise DriverError(
+                "FetchFailed", f"{shown(url)} could not be written to {path}: {error.strerror}"
+            ) from error
         if digest != sha256.lower():
             await self._host.remove(path)
-            raise DriverError("DigestMismatch", f"{url} has sha256 {digest}, expected {sha256}")
+            raise DriverError("DigestMismatch", f"{shown(url)} has sha256 {digest}, expected {sha256}")
 
     async def write_image(self, source_path: str, device: str, sha256: str) -> int:
         """Copy a file of the host onto the device; returns the bytes written.
