@@ -79,6 +79,8 @@ class Fencing:
     @cached_property
     def askers(self) -> tuple[str, ...]:
         """Members that must not go on before a verdict, or went on without one."""
+        if len(set(self.case.nodes)) != 2:
+            return ()
         return tuple(node for node in self.case.nodes if self._asks(node) or self._alone(node))
 
     def _asks(self, node: str) -> bool:

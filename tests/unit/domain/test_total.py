@@ -5,8 +5,17 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.protocol import InitialSync, MigrateReceive, MigrateSend, PreflightReport, Refusal
-from controller.domain.actions import Operate, PutDomain, PutVolume, Refused
+from agent.protocol import (
+    FenceQuestion,
+    FenceState,
+    InitialSync,
+    MigrateReceive,
+    MigrateSend,
+    PreflightReport,
+    Refusal,
+    Verdict,
+)
+from controller.domain.actions import Operate, PutDomain, PutVerdict, PutVolume, Refused
 from tests.unit.domain.worlds import (
     FRESH,
     NOW,
@@ -34,8 +43,17 @@ peers = st.none() | st.builds(
     out_of_sync_kib=st.none() | st.integers(0, 1 << 30),
     speed_kib_s=st.none() | st.integers(0, 1 << 20),
 )
+verdicts = st.builds(
+    lambda number, sides: Verdict(number=number, survivor=sides[0], stale=sides[1], reason="PeerLost"),
+    st.integers(1, 4),
+    st.sampled_from([("mk1", "mk2"), ("mk2", "mk1"), ("gone", "mk1"), (None, None)]),
+)
 volumes = st.none() | st.builds(
     volume_state,
+    fenced=st.booleans(),
+    fence=st.builds(FenceState, verdict=st.none() | verdicts, given_back=st.booleans()),
+    fence_question=st.none()
+    | st.builds(FenceQuestion, peer=st.just("mk2"), wants=st.sampled_from(["io", "promotion"])),
     uid=st.sampled_from([VOLUME_UID, None, "eeeeeeee-0000-4000-8000-000000000007"]),
     minor=st.sampled_from([None, 1, 2]),
     port=st.sampled_from([None, 7789, 7790]),
@@ -117,6 +135,11 @@ vm_statuses = st.fixed_dictionaries(
 volume_statuses = st.fixed_dictionaries(
     {"observedGeneration": st.integers(-1, 1)},
     optional={
+        "verdict": st.fixed_dictionaries(
+            {"number": st.integers(1, 4), "reason": st.sampled_from(["PeerLost", "Redundant"])},
+            optional={"survivor": st.sampled_from(["mk1", "mk2", "gone"]), "stale": st.sampled_from(["mk1", "mk2"])},
+        ),
+        "fenced": st.booleans(),
         "nodes": st.sampled_from([["mk1", "mk2"], ["mk1", "gone"]]),
         "device": st.just({"minor": 1, "port": 7789}),
         "initialSync": st.fixed_dictionaries(
@@ -214,6 +237,44 @@ def test_a_volume_always_has_a_decision_within_the_rules(made):
                 assert view.peer.connection == "Connected"
     if before.initial_sync and decision.status:
         assert decision.status.initial_sync.node == before.initial_sync.node
+
+
+@given(worlds())
+@LIMITS
+def test_a_verdict_is_given_to_one_side_while_none_stands_and_numbers_only_grow(made):
+    decision = made.decide_volume()
+    before = made.cache.volume(("default", "vm-shaolin")).status.verdict
+    verdict = decision.status.verdict if decision.status else None
+    if verdict is None:
+        assert before is None or decision.status is None
+        assert not any(isinstance(request, PutVerdict) for request in decision.requests)
+        return
+    known = [told.state.volumes["vm_shaolin"] for told in made.hosts.values()
+             if told.state and "vm_shaolin" in told.state.volumes]  # fmt: skip
+    journals = [(one.fence.verdict.number, one.fence.verdict.survivor) for one in known
+                if one.uid == VOLUME_UID and one.fence.verdict]  # fmt: skip
+    records = [(before.number, before.survivor or None)] if before else []
+    assert before is None or verdict.number >= before.number
+    for request in decision.requests:
+        if isinstance(request, PutVerdict):
+            assert (request.body.verdict.number, request.body.verdict.survivor or "") == (
+                verdict.number,
+                verdict.survivor,
+            )
+    highest = max([*journals, *records], key=lambda one: one[0], default=(0, None))
+    if verdict.number <= highest[0]:
+        return  # nothing new: what is known already
+    if verdict.survivor:
+        assert all(survivor is None for number, survivor in [*journals, *records] if number == highest[0])
+        view = made.hosts[verdict.survivor].state.volumes["vm_shaolin"]
+        assert made.hosts[verdict.survivor].connected
+        assert view.disk == "UpToDate"
+        assert verdict.stale != verdict.survivor
+    else:
+        assert all(told.connected for told in made.hosts.values())
+        holder = made.hosts[highest[1]].state.volumes["vm_shaolin"].fence
+        assert holder.given_back
+        assert (holder.verdict.number, holder.verdict.survivor) == highest
 
 
 def _primary_there(made, host):

@@ -180,7 +180,7 @@ def test_both_secondary_with_the_same_generation() -> None:
 
 @pytest.mark.parametrize(
     ("generation", "reason"),
-    [(None, "ReplicaUnknown"), (GenerationIds(current="FFFFFFFFFFFFFFF0", bitmap="0" * 16), "DataDiffers")],
+    [(None, "ReplicaUnknown"), (GenerationIds(current="FFFFFFFFFFFFFFF0", bitmap="A1B2C3D4E5F60718"), "DataDiffers")],
 )
 def test_generations_that_differ_or_are_not_known(generation: GenerationIds | None, reason: str) -> None:
     worlds = howto(created=True)
