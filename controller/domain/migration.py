@@ -9,7 +9,7 @@ from controller.domain.actions import DEPOSED, Decision, Operate, Request, refus
 from controller.domain.conditions import timestamp
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.migration_record import backoff, finish, measured, operation, progress
-from controller.domain.move import Move
+from controller.domain.move import TARGET_HANDING_OVER, Move
 from controller.domain.plans.migrate_vm import MIGRATE_VM
 from controller.domain.vm_case import VmCase
 from controller.domain.vm_report import RETRY_SECONDS, Report
@@ -199,13 +199,26 @@ def _ended_at_source(move: Move, report: Report, outcome: str, why: str) -> Deci
 def _source_off(move: Move, report: Report) -> Decision:
     """The source is known to be off, and the VM does not run at the target: over when no copy is left there.
 
-    A target that was told of the release goes on by itself, and refuses to give up its copy.
+    A target that was told of the release refuses to give up its copy: it goes on by itself once it has seen both disks
+    whole, which it may have missed.
     """
     receiving = move.receiving
     if move.target_host.live is None and not move.target_host.off:
         return _ask(move, report, (), f"{move.source} is off; {move.target}, which may have the VM, does not answer")
     if receiving is not None and receiving.outcome is None:
-        return _ask(move, report, (move.cancel(move.target),), f"{move.source} is off; {move.target} gives up its copy")
+        if receiving.phase in TARGET_HANDING_OVER and receiving.phase != "Received":
+            return _ask(move, report, (), f"{move.source} is off; {move.target} has taken the VM over, and finishes")
+        cancel = move.cancel(move.target)
+        decision = _ask(move, report, (cancel,), f"{move.source} is off; {move.target} gives up its copy")
+        no = refusal_of((cancel,), move.case.refused)
+        if no is None or no.reason != "NotCancellable":
+            return decision
+        told = (
+            f"{move.source} is off, and {move.target} holds the suspended guest, but never saw that both disks were "
+            f"whole; it waits for {move.source}. To start the VM from its disk instead, without its memory: "
+            f"xl destroy {move.case.name}--incoming (or {move.case.name}) on {move.target}"
+        )
+        return report.stalled("Migrating", Refusal(reason="CopyWaits", message=told)).decision()
     if move.trace_at_target and not move.target_host.off:
         return _ask(move, report, (), f"{move.source} is off; a copy is left on {move.target}")
     return _ended_at_source(move, report, "Failed", f"{move.source} is off")

@@ -22,6 +22,7 @@ from controller.domain.world import World
 
 WAITS = (
     *("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen"),
+    "HostLives",  # or DRBD has not noticed yet that it does not
     "PrimaryElsewhere",  # whoever has no use for it demotes it; a VM that has one is a reason of its own
 )
 """Reasons that pass without anybody touching the VM: in progress, not stalled."""

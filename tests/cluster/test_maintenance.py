@@ -159,3 +159,45 @@ async def test_an_agent_that_is_killed_is_not_a_host_that_is_gone(scene: Scene) 
     vm = await scene.until("XenVM", "a", lambda vm: vm.status.phase == "Unknown")
     assert vm.status.placement.node == "mk1", "silence is no evidence"
     assert scene.simulation.truth.running(vm.metadata.uid) == ()
+
+
+class Frozen:
+    """Whether IO of any volume ever stood still on a host, as its agent saw it."""
+
+    def __init__(self, scene: Scene, node: str) -> None:
+        self._watch = scene.agents[node].context.observer.watch
+        self.seen = False
+
+    async def watch(self) -> None:
+        while True:
+            self.seen = self.seen or any(one.suspended != "no" for one in self._watch.state.volumes.values())
+            await self._watch.changed()
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["drbdadm down", "power off"])
+async def test_row_29_a_planned_reboot_freezes_nobody_if_drbd_says_good_bye(scene: Scene, clean: bool) -> None:
+    await scene.apply(*pair("a"))
+    vm = await scene.until("XenVM", "a", runs_on("mk1"))
+    await scene.until("DrbdVolume", "vm-a", lambda volume: is_ready(volume) and volume.status.fenced)
+    await scene.patch("XenNode", "mk1", {"spec": {"maintenance": True}})
+    await scene.until("XenNode", "mk1", says("Drained", "SafeToReboot"))
+    assert runs_on("mk2")(await scene.vm("a"))
+    frozen = Frozen(scene, "mk2")
+    watching = asyncio.create_task(frozen.watch())
+    await scene.kill_agent("mk1")
+    if clean:
+        assert (await scene.simulation.hosts["mk1"].run(["drbdadm", "down", "all"])).exit == 0
+    await scene.crash_host("mk1")
+    await scene.until("DrbdVolume", "vm-a", lambda volume: volume.status.phase == "Degraded")
+    records = scene.simulation.truth.records(vm.metadata.uid)
+    before = records.acknowledged
+    await scene.until_true(lambda: records.acknowledged > before + 5, "the guest writes on")
+    verdict = (await scene.volume("vm-a")).status.verdict
+    assert (frozen.seen, verdict is not None and verdict.reason) == ((False, False) if clean else (True, "PeerLost"))
+    watching.cancel()
+    await scene.boot_host("mk1")
+    await scene.until("XenNode", "mk1", says("Drained", "SafeToReboot"))
+    await scene.until_ready("DrbdVolume", "vm-a")
+    await scene.patch("XenNode", "mk1", {"spec": {"maintenance": False}})
+    await scene.until("XenVM", "a", runs_on("mk1"), 90)
+    assert scene.simulation.truth.running(vm.metadata.uid) == ("mk1",)

@@ -61,6 +61,19 @@ def _disks_there(over: TakeOver) -> Refusal | None:
     return None
 
 
+def _lost_by_drbd(over: TakeOver) -> Refusal | None:
+    """A host that DRBD is connected with is not off, whatever was said of it."""
+    for volume in over.case.volume_cases:
+        view = volume.view(over.target)
+        if view is not None and view.peer is not None and view.peer.connection == "Connected":
+            return Refusal(
+                reason="HostLives",
+                message=f"DRBD on {over.target} is connected with {over.lost} ({volume.volume.name}): it lives, "
+                "and the VM may run there",
+            )
+    return None
+
+
 def _no_domain_left(over: TakeOver) -> Refusal | None:
     for name in over.case.world.objects.hosts():
         for domain in over.case.domains(name):
@@ -106,6 +119,7 @@ FAIL_OVER: Plan[TakeOver] = Plan(
             "every disk is good there, and a verdict is or would be given for it",
             _disks_there,
         ),
+        Guard("LostByDrbd", "DRBD on that host is not connected with the one that is off", _lost_by_drbd),
         Guard("NoDomainLeft", "no host that answers shows a domain of the VM, in any form", _no_domain_left),
         Guard("NoOpenPart", "no part of a live migration is open on a host that answers", _no_open_part),
         Guard(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from controller.domain.actions import Cancel, Decision, PutDomain, PutVolume
+from agent.protocol import Refusal
+from controller.domain.actions import Cancel, Decision, PutDomain, PutVolume, Refused
 from controller.domain.node import decide_node
 from tests.unit.domain.test_wanted import away, crowd
 from tests.unit.domain.worlds import (
@@ -193,6 +194,17 @@ def test_row_04_a_consistent_disk_with_a_verdict_for_it_is_good() -> None:
     assert [put.body.role for put in asked(decision, PutVolume)] == ["Primary"]
 
 
+def test_row_05_a_host_that_drbd_is_connected_with_lives_whatever_is_said() -> None:
+    worlds = failed(onNodeFailure="FailOver")
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=peer(role="Primary"))})
+    decision = off(worlds).decide_vm()
+    assert not decision.requests
+    assert decision.status.placement.node == "mk1"
+    ready = conditions(decision)["Ready"]
+    assert ready.reason == "HostLives"
+    assert "DRBD on mk2 is connected with mk1" in ready.message
+
+
 def test_a_domain_that_is_left_anywhere_forbids_it() -> None:
     worlds = off(failed(onNodeFailure="FailOver"))
     worlds.tell("mk2", domains={"9": domain_state(domid=9, name="shaolin--incoming")})
@@ -276,12 +288,26 @@ def test_row_17_a_target_that_was_told_of_the_release_goes_on_and_is_the_placeme
     assert decision.status.migration.outcome == "Succeeded"
 
 
+def test_row_17_a_copy_that_waits_for_the_lost_source_needs_a_person() -> None:
+    worlds, move = begun()
+    copy = operation_state(id=move, kind="migrate-receive", phase="Received")
+    worlds.tell("mk2", operations={move: copy}, domains={"7": domain_state(domid=7, state="paused")})
+    off(silent(worlds))
+    (cancel,) = asked(worlds.decide_vm(), Cancel)
+    no = Refusal(reason="NotCancellable", message="shaolin belongs to mk2 already")
+    worlds.refused = (Refused(cancel, no, worlds.now - 1.0),)
+    told = conditions(worlds.decide_vm())["Stalled"]
+    assert told.reason == "CopyWaits"
+    assert "xl destroy shaolin--incoming" in told.message
+    worlds.refused = ()
+    worlds.tell("mk2", operations={move: copy.model_copy(update={"outcome": "Failed"})}, domains={})
+    assert worlds.decide_vm().status.migration.outcome == "Failed"
+
+
 @pytest.mark.parametrize(("role", "resumes"), [("Primary", True), ("Secondary", False)])
 def test_row_15_the_target_is_off_after_an_unclear_end(role: str, resumes: bool) -> None:
     """With the source Primary all the time the copy can't have written: the source resumes."""
     worlds, move = begun()
-    from agent.protocol import Refusal
-
     why = Refusal(reason="HandOverUnclear", message="the last word was lost")
     worlds.tell("mk1", operations={move: operation_state(id=move, phase="HandOver", refusal=why)})
     silent(worlds, "mk2")
