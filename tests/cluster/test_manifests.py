@@ -23,7 +23,7 @@ def installed(cluster: devcluster.Cluster) -> Iterator[devcluster.Cluster]:
     kubectl(cluster, "apply", "--server-side", "-k", BASE)
     yield cluster
     # not the CRDs, which other tests use
-    for name in ("controller.yaml", "service.yaml", "rbac.yaml", "namespace.yaml"):
+    for name in ("controller.yaml", "service.yaml", "fencing.yaml", "rbac.yaml", "namespace.yaml"):
         kubectl(cluster, "delete", "-f", f"{BASE}/{name}", "--wait=false")
 
 
@@ -52,6 +52,7 @@ def allowed(cluster: devcluster.Cluster, verb: str, resource: str, namespace: st
         *(("update", f"{kind}.xentandem.io/status", "") for kind in ("xennodes", "drbdvolumes", "xenvms")),
         *((verb, "events", "default") for verb in ("create", "patch")),
         *((verb, "leases.coordination.k8s.io", "xentandem-system") for verb in ("create", "get", "update")),
+        ("get", "secrets", "xentandem-fencing"),
     ],
 )  # fmt: skip
 def test_the_controller_may(installed: devcluster.Cluster, verb: str, resource: str, namespace: str) -> None:
@@ -62,7 +63,9 @@ def test_the_controller_may(installed: devcluster.Cluster, verb: str, resource: 
     ("verb", "resource", "namespace"),
     [
         ("get", "secrets", "xentandem-system"),
+        ("get", "secrets", "default"),
         ("list", "secrets", ""),
+        *((verb, "secrets", "xentandem-fencing") for verb in ("list", "watch", "create", "update", "patch", "delete")),
         ("create", "xenvms.xentandem.io", "default"),
         ("update", "xenvms.xentandem.io", "default"),
         ("delete", "drbdvolumes.xentandem.io", "default"),
