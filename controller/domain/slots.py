@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import get_args
 
 from agent.protocol import Refusal
@@ -20,7 +22,7 @@ def queued(case: VmCase, source: str, target: str) -> Refusal | None:
     limits, moves = case.world.limits, case.world.objects.moving()
     busiest = max(sum(node in move for move in moves.values()) for node in (source, target))
     free = min(limits.per_host - busiest, limits.per_cluster - len(moves))
-    if free > 0 and _ahead(case, source) < free:
+    if free > 0 and len(list(islice(_ahead(case, source), free))) < free:
         return None
     return Refusal(
         reason=QUEUED,
@@ -29,14 +31,13 @@ def queued(case: VmCase, source: str, target: str) -> Refusal | None:
     )
 
 
-def _ahead(case: VmCase, source: str) -> int:
+def _ahead(case: VmCase, source: str) -> Iterator[XenVM]:
     """VMs of that host that come first and could begin; what is blocked holds up nobody."""
     moves, mine = case.world.objects.moving(), _rank(case.vm)
-    others = (vm for vm in case.world.objects.vms_on(source) if vm.metadata.uid != case.uid and _rank(vm) < mine)
-    return sum(
-        (vm.metadata.namespace, vm.metadata.name) not in moves and _in_line(VmCase(case.world, vm), source)
-        for vm in others
-    )
+    before = (vm for vm in case.world.objects.vms_on(source) if _rank(vm) < mine)
+    for vm in sorted(before, key=_rank):
+        if (vm.metadata.namespace, vm.metadata.name) not in moves and _in_line(VmCase(case.world, vm), source):
+            yield vm
 
 
 def _rank(vm: XenVM) -> tuple[int, str, str]:
