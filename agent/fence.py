@@ -23,13 +23,14 @@ from agent.fence_records import (
     FenceView,
     GiveBack,
     Outdate,
+    Rest,
     Resume,
+    Wait,
     accept,
     frozen,
     holds,
     next_step,
     promotable,
-    stale_here,
 )
 from agent.host import CommandTimedOut
 from agent.protocol import FenceState, Refusal, VerdictDesired, VolumeState
@@ -38,6 +39,7 @@ from agent.watch import Watcher
 IO_SECONDS = 60.0  # a handler waits: the kernel does not, IO is frozen meanwhile
 PROMOTION_SECONDS = 20.0  # ... while drbdsetup primary does, which has 30 s
 HANDLERS = 64  # at once: each is a process of this host. Others are refused, and resumed without them
+SETTLED_AT_ONCE = 16  # volumes: all may be lost at the same moment
 HANDLER_COMES = 3.0  # seconds after a freeze in which the handler is expected
 DRBD_ACTS = 5.0  # seconds in which DRBD does what an answered handler told it
 LOOK_SECONDS = 0.5  # while something waits
@@ -62,6 +64,7 @@ class Fence:
         self._door = Door(context, self._ask)
         self._watcher: Watcher | None = None
         self._settling: set[str] = set()
+        self._gate = asyncio.Semaphore(SETTLED_AT_ONCE)
         self._again: set[str] = set()  # what could not be read or done
         self.heard: Callable[[], float] = context.host.now  # when a controller was heard of last; the server sets it
 
@@ -113,7 +116,7 @@ class Fence:
         if record != known:
             self._save(resource, record)
             self._context.log(object=resource).info("verdict", **wanted.verdict.model_dump())
-        self._context.tasks.spawn(self._settle(resource), name=f"fence {resource}")
+        self._start(resource)
         return record.shown
 
     # --- handlers -----------------------------------------------------------------------------------------------
@@ -134,7 +137,7 @@ class Fence:
         alarm = asyncio.ensure_future(self._context.host.sleep(seconds))
         try:
             self._show(resource)
-            self._context.tasks.spawn(self._settle(resource), name=f"fence {resource}")
+            self._start(resource)
             both: set[asyncio.Future[Any]] = {waiting, alarm}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             answer = waiting.result() if waiting.done() else Answer(FAILED, f"no verdict within {seconds:g} s")
@@ -172,41 +175,38 @@ class Fence:
                 self._look(resource, self._context.observer.state.volumes.get(resource))
 
     def _look(self, resource: str, volume: VolumeState | None) -> None:
-        """Start settling what may have something to do, by what is known of it: a reading follows."""
-        record, now = self._records.get(resource), self._context.host.now()
+        """Settle what has something to do by what was seen of it last: only then DRBD is asked."""
         waits = volume is not None and "fencing" in volume.suspended.split(",")
-        one = self._open.get(resource)
+        one, now = self._open.get(resource), self._context.host.now()
         if waits and one is None:
-            one = self._open[resource] = _Open(now)
+            self._open[resource] = _Open(now)
             self._show(resource)
         elif one is not None and not waits and not one.handlers and now - one.answered > DRBD_ACTS:
             del self._open[resource]
             self._show(resource)
-        open_now = waits or (one is not None and bool(one.handlers))
-        kept = volume is not None and record is not None and self._may_matter(record, volume)
-        if (open_now or kept or resource in self._again) and resource not in self._settling:
-            self._context.tasks.spawn(self._settle(resource), name=f"fence {resource}")
+        step = next_step(self._facts(resource, self._context.observer.seen(resource)))
+        if not isinstance(step, Wait | Rest) or resource in self._again:
+            self._start(resource)
 
-    def _may_matter(self, record: FenceRecord, volume: VolumeState) -> bool:
-        linked = volume.peer is not None and volume.peer.connection == "Connected"
-        if holds(record, self._context.node) or record.continued_at is not None:
-            return linked and volume.disk == "UpToDate"
-        outdated = volume.disk not in ("UpToDate", "Consistent")
-        return stale_here(record, self._context.node) and volume.configured and not linked and not outdated
+    def _start(self, resource: str) -> None:
+        if resource not in self._settling:
+            self._settling.add(resource)
+            self._context.tasks.spawn(self._settle(resource), name=f"fence {resource}")
 
     async def _settle(self, resource: str) -> None:
         """Do what is to be done, from a fresh reading. What follows is seen by what changes, or a little later."""
-        async with self._context.locks.hold(f"fence:{resource}"):
-            self._settling.add(resource)
-            try:
-                kernel = (await self._context.observer.read_resources([resource])).get(resource)
-                await self._do(resource, kernel)
-                self._again.discard(resource)
-            except (DriverError, CommandTimedOut) as error:
-                self._again.add(resource)
-                self._context.log(object=resource).warning("fence", problem=str(error))
-            finally:
-                self._settling.discard(resource)
+        try:
+            async with self._gate:
+                self._settling.discard(resource)  # what comes from here on is settled anew
+                async with self._context.locks.hold(f"fence:{resource}"):
+                    kernel = (await self._context.observer.read_resources([resource])).get(resource)
+                    await self._do(resource, kernel)
+            self._again.discard(resource)
+        except (DriverError, CommandTimedOut) as error:
+            self._again.add(resource)
+            self._context.log(object=resource).warning("fence", problem=str(error))
+        finally:
+            self._settling.discard(resource)
 
     async def _do(self, resource: str, kernel: DrbdResource | None) -> None:
         """One step. No await from the facts to the journal: a verdict that comes meanwhile is seen by the next one."""
@@ -224,10 +224,14 @@ class Fence:
                 if by_policy:
                     self._continue(resource)
                 log.warning("frozen IO is resumed", by_policy=by_policy)
-                await self._context.drbd.resume_io(resource)
+                assert kernel is not None
+                assert kernel.minor is not None
+                await self._context.drbd.resume_io(kernel.minor)
             case Outdate():
                 log.info("this copy is recorded as stale: outdated")
-                await self._context.drbd.outdate(resource)
+                assert kernel is not None
+                assert kernel.minor is not None
+                await self._context.drbd.outdate(kernel.minor)
             case _:
                 pass
 

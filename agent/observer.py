@@ -103,6 +103,10 @@ class Observer:
         """The newest state; immutable."""
         return self.watch.state
 
+    def seen(self, resource: str) -> DrbdResource | None:
+        """What was read of it last: for a decision whether to read it."""
+        return self._drbd.get(resource)
+
     async def read_drbd(self) -> dict[str, DrbdResource]:
         """What the kernel's DRBD is now. Raises DriverError, CommandTimedOut."""
         return await self._shared_drbd.ask()

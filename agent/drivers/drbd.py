@@ -282,13 +282,13 @@ class Drbd:
         argv = ["drbdsetup", "secondary", self._target(resource, minor)]
         await self._patiently(argv, {"InTransient", "DeviceOpen"}, patience)
 
-    async def resume_io(self, resource: str) -> None:
+    async def resume_io(self, minor: int) -> None:
         """Let frozen IO go on; this side begins a new data generation. Never where the other side may have one."""
-        await self._do(["drbdadm", "resume-io", resource])
+        await self._do(["drbdsetup", "resume-io", str(minor)])
 
-    async def outdate(self, resource: str) -> None:
+    async def outdate(self, minor: int) -> None:
         """Mark this disk as outdated. DRBD refuses on a Primary and while connected."""
-        await self._do(["drbdadm", "outdate", resource])
+        await self._do(["drbdsetup", "outdate", str(minor)])
 
     # --- the parts ----------------------------------------------------------------------------------------------
 

@@ -210,7 +210,7 @@ async def test_the_losing_side_never_resumes(fleet: Fleet) -> None:
     await fleet.becomes("mk1", "is frozen", frozen)
     await asyncio.sleep(6)  # longer than any patience of the agent's
     assert not write.done()
-    assert fleet.hosts["mk1"].ran("drbdadm", "resume-io") == []
+    assert fleet.hosts["mk1"].ran("drbdsetup", "resume-io") == []
     assert fleet.simulation.hosts["mk1"].drbd.resource(RESOURCE).block.generation == before
     write.cancel()
 
@@ -227,7 +227,7 @@ async def test_row_01_a_handler_that_is_missing_is_no_reason_to_stay_frozen(flee
     await asyncio.wait_for(write, 20)
 
     async def resumed() -> bool:
-        return len(fleet.hosts["mk1"].ran("drbdadm", "resume-io")) == 1
+        return len(fleet.hosts["mk1"].ran("drbdsetup", "resume-io")) == 1
 
     await until(resumed, "resume-io")
 
@@ -285,7 +285,7 @@ async def test_rows_10_and_12_a_diskless_primary_asks_nothing_and_a_verdict_does
     await fleet.becomes("mk1", "alone", lambda state: _connection(state) != "Connected")
     await put_ok(fleet, "mk1", 1, "mk1", "mk2")
     await asyncio.sleep(4)
-    assert fleet.hosts["mk1"].ran("drbdadm", "resume-io") == []
+    assert fleet.hosts["mk1"].ran("drbdsetup", "resume-io") == []
     assert not asks(await fleet.state("mk1"))
 
 
@@ -414,7 +414,7 @@ async def test_policy_continue_does_not_move_a_side_that_is_recorded_as_stale(fl
     fleet.agents["mk1"].context.fence.heard = lambda: 0.0  # type: ignore[attr-defined]
     await asyncio.sleep(6)
     assert not write.done()
-    assert fleet.hosts["mk1"].ran("drbdadm", "resume-io") == []
+    assert fleet.hosts["mk1"].ran("drbdsetup", "resume-io") == []
     write.cancel()
 
 
