@@ -13,6 +13,8 @@ from api_objects import Manifest, howto
 from harness import Scene, is_ready, runs_on
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.core import Refused
+from agent.protocol import HostState, VolumeDesired
 from controller.api.common import condition
 from controller.api.drbdvolume import DrbdVolume
 from controller.operator import Controller
@@ -168,9 +170,6 @@ async def test_rows_04_and_06_a_dead_host_is_no_reason_until_a_person_says_that_
     await scene.until("DrbdVolume", VOLUME, degraded("Disconnected"))
     wanted = scene.agents["mk2"].context.journal.get("volumes", RESOURCE)
     assert wanted is not None
-    from agent.core import Refused
-    from agent.protocol import VolumeDesired
-
     primary = VolumeDesired.model_validate(wanted["desired"] | {"role": "Primary"})
     promoting = asyncio.create_task(scene.agents["mk2"].context.volumes.put(RESOURCE, primary))
     volume = await scene.until(
@@ -189,6 +188,54 @@ async def test_rows_04_and_06_a_dead_host_is_no_reason_until_a_person_says_that_
     await scene.patch("XenNode", "mk1", {"spec": {"outOfService": False}})
     await scene.boot_host("mk1")
     await healed(scene, 2)
+
+
+# --- moves ---------------------------------------------------------------------------------------------------------
+
+
+async def test_row_26_a_cable_that_is_pulled_in_a_move(scene: Scene) -> None:
+    """The source goes on by a verdict, the move waits until both sides are whole and its end is recorded."""
+    await scene.start_controller()
+    uid = await running(scene)
+    scene.simulation.slow_link(6e7)
+    await scene.move(VM, "mk2")
+
+    def receiving(state: HostState) -> bool:
+        return any(one.phase == "Receiving" for one in state.operations.values())
+
+    await scene.until_agent("mk2", receiving, "that it receives")
+    scene.simulation.cut_link("mk1", "mk2")
+    await scene.until("DrbdVolume", VOLUME, stands(1, "mk1", "PeerLost"))
+    await writes(scene, uid)
+    scene.simulation.slow_link(1e9)
+    scene.simulation.restore_link("mk1", "mk2")
+    await scene.until("XenVM", VM, runs_on("mk2"), 120)
+    await healed(scene, 2)
+    assert scene.simulation.truth.running(uid) == ("mk2",)
+
+
+async def test_row_17_the_source_dies_when_the_target_is_about_to_be_promoted(scene: Scene) -> None:
+    """It gave the VM away and both sides were whole: the memory that arrived goes on."""
+    await scene.start_controller()
+    uid = await running(scene)
+    drbd = scene.agents["mk2"].context.drbd
+    promote = drbd.primary
+
+    async def after_a_blow(resource: str, minor: int, *, patience: float = 5.0) -> None:
+        if "mk1" in scene.agents:
+            await scene.crash_host("mk1")
+        await promote(resource, minor, patience=patience)
+
+    drbd.primary = after_a_blow  # type: ignore[method-assign]
+    await scene.move(VM, "mk2")
+    await scene.until("DrbdVolume", VOLUME, stands(1, "mk2", "HandedOver"), 120)
+    await scene.until("XenVM", VM, lambda vm: vm.status.placement.node == "mk2" and vm.status.phase == "Running", 120)
+    await writes(scene, uid)
+    assert scene.simulation.truth.records(uid).hosts == ["mk1", "mk2"]
+    await scene.boot_host("mk1")
+    await healed(scene, 2)
+    assert scene.simulation.truth.running(uid) == ("mk2",)
+    assert scene.simulation.truth.primaries(RESOURCE) == ("mk2",)
 
 
 # --- killed and doubled -------------------------------------------------------------------------------------------
