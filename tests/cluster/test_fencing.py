@@ -12,6 +12,7 @@ import pytest
 from api_objects import Manifest, howto
 from harness import Scene, is_ready, runs_on
 from prometheus_client.parser import text_string_to_metric_families
+from test_two_controllers import never_deposed
 
 from agent.core import Refused
 from agent.protocol import HostState, VolumeDesired
@@ -19,7 +20,6 @@ from controller.api.common import condition
 from controller.api.drbdvolume import DrbdVolume
 from controller.operator import Controller
 from controller.runtime.queue import ObjectKey
-from tests.cluster.test_two_controllers import never_deposed
 
 RESOURCE, VOLUME, VM = "vm_shaolin", "vm-shaolin", "shaolin"
 
