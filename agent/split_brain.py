@@ -88,21 +88,12 @@ def nobody_uses_it(facts: DiscardFacts) -> Refusal | None:
     return no_domain_uses(facts.role)
 
 
-def not_the_survivor(facts: DiscardFacts) -> Refusal | None:
-    """No verdict says that this side alone may go on."""
-    if facts.fence is not None and facts.record is not None and holds(facts.fence, facts.node):
-        return Refusal(
-            reason="RecordedSurvivor",
-            message=f"{facts.node} is recorded as the survivor of {facts.wanted.resource}: the other side gives up",
-        )
-    return None
-
-
 def kept_or_nothing_written(facts: DiscardFacts) -> Refusal | None:
-    """A snapshot of this volume keeps it; without one DRBD counts not one block that was written alone."""
+    """A snapshot of this volume keeps it; without one DRBD counts not one block that was written alone, and no verdict
+    let this side go on."""
     if facts.wanted.snapshot is None:
         behind = facts.peer.out_of_sync_kib if facts.peer else None
-        if behind == 0:
+        if behind == 0 and not holds(facts.fence, facts.node):
             return None
         told = "an unknown number of" if behind is None else behind
         return Refusal(
@@ -122,7 +113,6 @@ DISCARD: tuple[Guard[DiscardFacts], ...] = (
     parted,
     generation_is_the_chosen,
     nobody_uses_it,
-    not_the_survivor,
     kept_or_nothing_written,
 )
 

@@ -93,6 +93,23 @@ class Cluster:
         )  # fmt: skip
         return made
 
+    def set_split_brain(self, volume: Object, choice: Object) -> Object:
+        """Edit spec.splitBrain of the volume as it was read. Raises Problem."""
+        name = volume["metadata"]["name"]
+        patch: list[Object] = [
+            {"op": "test", "path": "/metadata/uid", "value": volume["metadata"]["uid"]},
+            {"op": "add", "path": "/spec/splitBrain", "value": choice},
+        ]
+        made: Object = self._call(
+            f'change spec.splitBrain of "{name}"',
+            lambda: self._objects.patch_namespaced_custom_object(
+                GROUP, VERSION, volume["metadata"]["namespace"], "drbdvolumes", name, patch,
+                field_manager="kubectl-xen", _content_type="application/json-patch+json",
+                _request_timeout=REQUEST_SECONDS,
+            ),
+        )  # fmt: skip
+        return made
+
     def events(self, about: Object) -> list[Object]:
         """The events about an object, oldest first."""
         core = client.CoreV1Api(self.api)

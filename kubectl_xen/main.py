@@ -169,5 +169,32 @@ def maintenance(invocation: click.Context, /, node: str, off: bool, follow: bool
         console.print(f"see it cleared: kubectl xen maintenance {node} --watch", highlight=False)
 
 
+@main.command()
+@click.argument("volume")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace (default: the context's).")
+@click.option("--survivor", metavar="NODE", help="The host whose data stays.")
+@click.pass_obj
+def resolve(options: Options, volume: str, namespace: str | None, survivor: str | None) -> None:
+    """Show the split brain of VOLUME; with --survivor choose whose data stays, by editing its spec.splitBrain.
+
+    The other side's data is replaced by it; a snapshot keeps what was there.
+    """
+    from kubectl_xen import resolve as choice
+    from kubectl_xen import view
+
+    options.namespace = namespace or options.namespace
+    cluster, console = options.connect(), _console()
+    found = choice.volume(cluster, volume)
+    if survivor is None:
+        choice.show(console, found)
+        return
+    said = choice.choose(cluster, found, survivor)
+    console.print(f"split brain {said} of {volume}: the data of {survivor} stays", highlight=False)
+    tool = view.owned_by_git(found)
+    if tool:
+        console.print(f"{tool} writes this volume's spec: it may take the choice out again, which does no harm once the"
+                      " status has it", highlight=False)  # fmt: skip
+
+
 if __name__ == "__main__":
     main()

@@ -21,6 +21,7 @@ from controller.api.common import (
     quantity_bytes,
 )
 from controller.api.rules import PATH, Rule, checked, text, validations
+from controller.api.split_brain import SplitBrainChoice, SplitBrainStatus
 from controller.api.volume_rules import (
     AFTER_LIMIT,
     AFTER_SAY,
@@ -204,6 +205,8 @@ class DrbdVolumeSpec(ApiModel):
     """How the replicas are made and kept identical."""
     fencing: FencingPolicy = FencingPolicy()
     """What becomes of the disk when the hosts lose each other."""
+    split_brain: SplitBrainChoice | None = None
+    """Whose data stays after a split brain, which status.splitBrain shows: a person's choice."""
     content: Content | None = None
     """What is written to a new volume, once; without it the volume stays blank."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
@@ -354,6 +357,8 @@ class DrbdVolumeStatus(Status):
     record."""
     frozen: Annotated[str, Field(max_length=63)] = ""
     """The host on which IO is frozen now, because it lost the other one; empty: on none."""
+    split_brain: SplitBrainStatus | None = None
+    """Both sides were written alone, or have nothing in common; it stays until both are whole again."""
     sync: SyncStatus | None = None
     """The running synchronisation, if there is one."""
     used_by: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=64), cut(64)] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.protocol import Refusal, VolumeState
 from controller.domain.actions import FINALIZER, Decision, Event, PutVolume, refusal_of
+from controller.domain.split_brain import SplitBrain
 from controller.domain.verdict import Fencing
 from controller.domain.volume_case import VolumeCase
 from controller.domain.volume_report import Finalizer, conditions_of, decided
@@ -13,11 +14,13 @@ from controller.domain.world import HostView
 
 def keep(case: VolumeCase) -> Decision:
     """Created: keep both members up, Secondary where nobody needs it; report what is not as it should be."""
-    status = observed(case).model_copy(update={"operation": None})
+    split = SplitBrain(case)
+    status = observed(case).model_copy(update={"operation": None, "split_brain": split.record})
     conditions = conditions_of(case)
-    requests = tuple(put for host in case.hosts if (put := _due(case, host)) is not None)
-    no = refusal_of(requests, case.refused)
-    trouble = _trouble(case, no)
+    puts = tuple(put for host in case.hosts if (put := _due(case, host)) is not None)
+    requests = (*puts, *split.requests())
+    no = refusal_of(puts, case.refused)
+    trouble = _trouble(case, split, no)
     phase = "Ready"
     if trouble is None:
         where = f"Primary on {status.primary}" if status.primary else "Secondary on both"
@@ -34,9 +37,9 @@ def keep(case: VolumeCase) -> Decision:
         phase = "Syncing" if status.sync else "Degraded"
     if no is not None:
         conditions.set("Reconciling", "True", no.reason, no.message)
-    events: list[Event] = []
+    events = list(split.events())
     was_degraded = any(c.type == "Degraded" and c.status == "True" for c in case.before.conditions)
-    if trouble and not was_degraded:
+    if trouble and not was_degraded and not events:
         events.append(Event("Warning", trouble.reason, trouble.message))
     if not trouble and was_degraded:
         events.append(Event("Normal", "Redundant", f"{' and '.join(case.nodes)} are UpToDate again"))
@@ -65,16 +68,16 @@ def _sees_peer(view: VolumeState) -> bool:
     return view.peer is not None and view.peer.connection == "Connected"
 
 
-def _trouble(case: VolumeCase, no: Refusal | None) -> Refusal | None:
+def _trouble(case: VolumeCase, split: SplitBrain, no: Refusal | None) -> Refusal | None:
     """Why the volume is not redundant now, with what an agent ran into; None when it is UpToDate/UpToDate."""
-    trouble = _not_redundant(case)
+    trouble = _not_redundant(case, split)
     cause = no or next((view.problem for view in case.known if view.problem is not None), None)
     if trouble is None or cause is None:
         return trouble
     return Refusal(reason=trouble.reason, message=f"{trouble.message}: {cause.message}")
 
 
-def _not_redundant(case: VolumeCase) -> Refusal | None:
+def _not_redundant(case: VolumeCase, split: SplitBrain) -> Refusal | None:
     """What is seen of it, worst first."""
     if not case.known:
         return Refusal(
@@ -89,7 +92,7 @@ def _not_redundant(case: VolumeCase) -> Refusal | None:
                 reason="ReplicaMissing", message=f"{host.name} no longer has the replica; nothing was made anew"
             )
     fencing = Fencing(case)
-    if (trouble := _frozen(case, fencing) or _apart(case, fencing)) is not None:
+    if (trouble := split.trouble() or _frozen(case, fencing) or _apart(case, fencing)) is not None:
         return trouble
     if not case.up_to_date():
         return Refusal(reason="NotUpToDate", message=f"disk states are {observed(case).disk_state}")
@@ -120,7 +123,7 @@ def _apart(case: VolumeCase, fencing: Fencing) -> Refusal | None:
         if peer is not None and peer.connection == "StandAlone":
             return Refusal(
                 reason="StandAlone",
-                message=f"{node} dropped the connection (split brain, or a refused handshake: see dmesg there)",
+                message=f"{node} dropped the connection (a refused handshake: see dmesg there)",
             )
         if peer is None or peer.connection != "Connected":
             how = peer.connection if peer else "not configured"

@@ -95,13 +95,13 @@ def decided(
 def _essence(status: DrbdVolumeStatus) -> object:
     """What may never wait to be written: intents, and what is true of the whole. The rest is for people."""
     truths = tuple((c.type, c.status, c.observed_generation) for c in status.conditions)
-    sync, content = status.initial_sync, status.content
+    sync, content, split = status.initial_sync, status.content, status.split_brain
     return (
         status.nodes,
         status.device,
         status.logical_volume,
         status.verdict,
-        status.fenced,
+        (split.id, split.survivor) if split else None,
         (sync.node, sync.operation, sync.completed) if sync else None,
         (content.node, content.operation) if content else None,
         status.observed_generation,

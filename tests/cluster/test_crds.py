@@ -180,7 +180,7 @@ def test_the_columns_show_what_the_tools_would(objects: Objects, cluster: devclu
 
     cells = [[cell.strip() for cell in line if cell.strip()] for line in shown if any(line)]
     assert ["NAME", "DISK", "CONNECTION", "PRIMARY", "SURVIVOR", "SIZE", "SYNC", "AGE"] in cells
-    assert ["NAME", "NODE", "STATE", "MEMORY", "MIGRATION", "AGE"] in cells
+    assert ["NAME", "NODE", "STATE", "MEMORY", "MIGRATION", "DISPLACED", "AGE"] in cells
     assert ["drbdvolume.xentandem.io/vm-shaolin", "UpToDate/UpToDate", "Connected", "mk1", "512Mi"] in [
         line[:-1] for line in cells
     ]
