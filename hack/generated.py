@@ -6,6 +6,8 @@ import difflib
 import sys
 from pathlib import Path
 
+import failure_modes
+
 from controller.api.crd import KINDS, crd, file_name, to_yaml
 from controller.api.reference import reference
 from controller.domain.describe import markdown
@@ -20,6 +22,7 @@ def files() -> dict[Path, str]:
     made[Path("crds/Kustomization")] = _kustomization()
     made[Path("docs/reference.md")] = reference()
     made[Path("docs/plans.md")] = markdown()
+    made[failure_modes.PAGE] = failure_modes.page(PROJECT)
     return made
 
 

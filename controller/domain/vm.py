@@ -11,7 +11,7 @@ from controller.domain import grants, migration
 from controller.domain.actions import PASSING, Decision, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import left_open
-from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM, stop_problem
+from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM, nowhere_else, stop_problem
 from controller.domain.slots import queued
 from controller.domain.takeover import host_off, take_over, waits_for_host
 from controller.domain.vm_case import VmCase, ended_for_good
@@ -294,6 +294,10 @@ def _settle_running(case: VmCase, report: Report, status: str) -> None:
     assert case.placement is not None
     paused = case.vm.spec.state == "Paused"
     node = case.placement.node
+    twice = nowhere_else(case)
+    if twice is not None:
+        report.stalled("Paused" if status == "paused" else "Running", _made_by_hand(node, twice))
+        return
     if paused == (status == "paused"):
         phase = "Paused" if paused else "Running"
         report.ready(phase, phase, f"{'is paused' if paused else 'runs'} on {node}")
@@ -306,6 +310,16 @@ def _settle_running(case: VmCase, report: Report, status: str) -> None:
         report.stalled("Running" if paused else "Paused", no)
     else:
         report.progressing("Running" if paused else "Paused", "Pausing" if paused else "Unpausing", f"on {node}")
+
+
+def _made_by_hand(node: str, twice: Refusal) -> Refusal:
+    """The VM is left as it is: it is the one that was placed, and DRBD keeps the other from its disks."""
+    return Refusal(
+        reason=twice.reason,
+        message=f"{twice.message}. It was not made by Xentandem. The VM goes on on {node}, and is neither moved nor"
+        " changed before the other is gone: end it there (xl destroy), and look for what started it (xendomains, a"
+        " script)",
+    )
 
 
 def _ended_by_guest(case: VmCase, report: Report) -> Decision | None:

@@ -51,7 +51,7 @@ async def test_a_lost_volume_is_not_made_anew(fleet: Fleet) -> None:
     assert len(fleet.hosts["mk1"].ran("lvcreate")) == 1
 
 
-async def test_lost_metadata_is_not_made_anew(fleet: Fleet) -> None:
+async def test_row_34_lost_metadata_is_not_made_anew(fleet: Fleet) -> None:
     await ready(fleet)
     host = fleet.simulation.hosts["mk1"]
     assert (await host.run(["drbdadm", "down", "vm_shaolin"])).exit == 0

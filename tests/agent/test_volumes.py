@@ -218,7 +218,7 @@ async def test_what_was_made_by_hand_is_respected(fleet: Fleet) -> None:
     await fleet.put_volume_ok("mk1")
 
 
-async def test_no_room_and_no_group_are_told_with_numbers(fleet: Fleet) -> None:
+async def test_row_31_no_room_and_no_group_are_told_with_numbers(fleet: Fleet) -> None:
     found = await refused(fleet.put_volume("mk1", size=1 << 40))
     assert found["reason"] == "NoSpace"
     assert "1048576 MiB" in found["message"]

@@ -125,7 +125,7 @@ async def test_pause_and_go_on(running: Pair) -> None:
     await running.run(run=2)
 
 
-async def test_the_guests_poweroff_ends_the_run_and_a_higher_run_starts_it(running: Pair) -> None:
+async def test_row_27_the_guests_poweroff_ends_the_run_and_a_higher_run_starts_it(running: Pair) -> None:
     running.guest("mk1").poweroff()
     vm = await running.becomes("mk1", "halted")
     assert vm.halted_reason == "poweroff"
@@ -145,7 +145,7 @@ async def test_the_guests_reboot_is_followed_at_once(running: Pair) -> None:
     await running.runs_only_on("mk1")
 
 
-async def test_a_crash_is_followed_with_a_growing_pause(running: Pair) -> None:
+async def test_row_27_a_crash_is_followed_with_a_growing_pause(running: Pair) -> None:
     pauses = []
     for count in (1, 2):
         running.guest("mk1").crash()
@@ -290,7 +290,7 @@ async def test_a_hung_xl_holds_up_its_answer_alone(running: Pair) -> None:
     await running.runs_only_on("mk1")
 
 
-async def test_a_zombie_is_named_and_nothing_is_started_beside_it(running: Pair) -> None:
+async def test_row_36_a_zombie_is_named_and_nothing_is_started_beside_it(running: Pair) -> None:
     Xen.of(running.simulation.hosts["mk1"]).zombies = True
     await running.wish("mk1", state="Stopped")
 

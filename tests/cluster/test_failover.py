@@ -41,7 +41,7 @@ async def writes_on(scene: Scene, vm: XenVM) -> None:
     await scene.until_true(lambda: records.acknowledged > before + 1, "the guest writes")
 
 
-async def test_row_04_row_06_taken_over_by_a_persons_word_and_back_when_the_host_is(scene: Scene) -> None:
+async def test_rows_04_06_taken_over_by_a_persons_word_and_back_when_the_host_is(scene: Scene) -> None:
     truth = scene.simulation.truth
     vm, stays = await running(scene, "a", onNodeFailure="FailOver"), await running(scene, "b")
     uid = vm.metadata.uid

@@ -131,7 +131,7 @@ async def test_a_lease_that_was_lost_with_its_number_is_raised_above_what_the_ag
     await scene.until_ready("XenNode", "mk1")
 
 
-async def test_a_controller_that_hears_nothing_from_the_api_server_stops_acting_and_ends(
+async def test_row_22_a_controller_that_hears_nothing_from_the_api_server_stops_acting(
     scene: Scene, cluster: devcluster.Cluster
 ) -> None:
     first = await scene.start()

@@ -39,7 +39,7 @@ def never_deposed(controller: Controller) -> None:
     controller.elector._clock = lambda: 0.0
 
 
-async def test_the_second_waits_and_takes_over_when_the_first_is_killed_in_a_move(scene: Scene) -> None:
+async def test_row_19_the_second_takes_over_when_the_first_is_killed_in_a_move(scene: Scene) -> None:
     first = await scene.start_controller(leader_elect=True)
     second = await scene.start_controller(leader_elect=True, wait=False)
     await scene.apply(small_volume(), howto("XenVM"))

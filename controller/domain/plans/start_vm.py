@@ -154,7 +154,7 @@ def _no_open_move(case: VmCase) -> Refusal | None:
     return None
 
 
-def _nowhere_else(case: VmCase) -> Refusal | None:
+def nowhere_else(case: VmCase) -> Refusal | None:
     """A domain of the VM on another host, in any form, forbids a start: found by uuid and by name, also unmanaged."""
     assert case.placement is not None
     for name, host in case.world.objects.hosts().items():
@@ -210,7 +210,7 @@ START_VM: Plan[VmCase] = Plan(
             _known_newest,
         ),
         Guard("NoOpenMove", "no part of an earlier move is open on the host", _no_open_move),
-        Guard("NowhereElse", "no other host shows a domain of the VM", _nowhere_else),
+        Guard("NowhereElse", "no other host shows a domain of the VM", nowhere_else),
     ),
     steps=(
         Step(
