@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.protocol import Refusal
+from controller.api.common import condition
 from controller.api.xennode import XenNode
 from controller.api.xenvm import XenVM
 from controller.domain.conditions import Conditions
@@ -74,7 +75,10 @@ def _blocked(world: World, host: HostView) -> Iterator[str]:
 
 
 def _moves(vm: XenVM) -> bool:
-    return vm.status.migration is not None and vm.status.migration.outcome is None
+    """Live, or as one that is shut down and started elsewhere."""
+    placed = condition(vm.status.conditions, "Placed")
+    cold = placed is not None and placed.reason in ("Stopping", "Releasing")
+    return cold or (vm.status.migration is not None and vm.status.migration.outcome is None)
 
 
 def _why(vm: XenVM) -> str:

@@ -31,9 +31,13 @@ def concerned(cache: Cache, change: Change) -> Iterator[ObjectKey]:
     if before == after:
         return
     nodes = {node for told in (before, after) if told is not None for node in told.nodes}
+    frees = before is not None and (
+        after is None or (before.moving and not after.moving) or (after.blocked and not before.blocked)
+    )
     for node in sorted(nodes):
         yield from _told_of_vms(cache, node, any(told is not None and told.fails_over for told in (before, after)))
-        yield from (key for key in cache.placed(node) if (vm := cache.vm(key[1:])) is not None and is_queued(vm))
+        if frees:
+            yield from (key for key in cache.placed(node) if (vm := cache.vm(key[1:])) is not None and is_queued(vm))
 
 
 @dataclass(frozen=True, slots=True)
