@@ -12,6 +12,7 @@ from agent.protocol import Refusal
 from controller.api.xennode import XenNode
 from controller.api.xenvm import XenVM
 from controller.domain.conditions import seconds
+from controller.domain.vm_case import ended_for_good
 from controller.domain.world import HostView, World
 
 FENCINGS_AN_HOUR = 3
@@ -39,7 +40,7 @@ def should_fence(world: World, node: XenNode) -> bool:
 
 
 def to_save(world: World, name: str) -> list[XenVM]:
-    """VMs that are to run, are placed on the host, and may be started elsewhere when it is off."""
+    """VMs that run or shall run, are placed on the host, and may be started elsewhere when it is off."""
     return [
         vm
         for vm in world.objects.vms_on(name)
@@ -47,7 +48,7 @@ def to_save(world: World, name: str) -> list[XenVM]:
         and vm.status.placement.node == name
         and vm.spec.on_node_failure == "FailOver"
         and vm.spec.state != "Stopped"
-        and not vm.deleting
+        and not (vm.deleting or ended_for_good(vm))
     ]
 
 

@@ -139,5 +139,8 @@ def _reason(error: BadInput | NoProgram) -> str:
 def _trouble(device: Device, action: Action, done: Completed, secret: Mapping[str, str]) -> tuple[str, str]:
     if done.exit is None:
         return "TimedOut", f"{device.agent} {action} was not over within {device.seconds} s and was ended"
-    words = without_secrets(done.stderr, secret.values()) or without_secrets(done.stdout, secret.values())
+    errors = [line for line in done.stderr.splitlines() if "ERROR" in line]  # of what lib/fencing.py logs
+    words = without_secrets("\n".join(errors) or done.stderr, secret.values()) or without_secrets(
+        done.stdout, secret.values()
+    )
     return "AgentFailed", f"{device.agent} {action} ended with {done.exit}: {words or 'without a word'}"

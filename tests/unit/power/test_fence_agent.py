@@ -97,7 +97,8 @@ async def test_a_program_that_reads_nothing_is_asked_all_the_same(folder: Path):
 
 
 async def test_what_went_wrong_is_told_without_the_times_of_a_log(folder: Path):
-    body = "print('2026-11-22 21:00:00,123 ERROR: Unable to connect\\n\\n', file=sys.stderr); sys.exit(1)"
+    said = "x.py:5: DeprecationWarning: old\\n2026-11-22 21:00:00,123 ERROR: Unable to connect\\n\\n"
+    body = f"print('{said}', file=sys.stderr); sys.exit(1)"
     result = await program(folder, body).status(device(), SECRET)
     assert result.said == "fence_test status ended with 1: ERROR: Unable to connect"
 
