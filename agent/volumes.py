@@ -26,6 +26,7 @@ from agent.removal import Removal
 
 T = TypeVar("T")
 LEVELS = ("Reserved", "Provisioned", "Up")
+RECONNECT_SECONDS = 15.0  # between attempts to connect what DRBD has parted
 BROUGHT_UP_AT_ONCE = 4  # resources that are brought up at the same time after a reboot
 
 
@@ -36,6 +37,7 @@ class Volumes:
         self._context = context
         self._records: dict[str, VolumeRecord] = {}
         self._removal = Removal(context, self)
+        self._connected_at: dict[str, float] = {}  # when a connection was tried again last
 
     # --- the journal's records ------------------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ class Volumes:
             await self._context.drbd.up(resource)
         elif kernel.disk == "Diskless" or kernel.peer is None or not as_wanted:
             await self._context.drbd.adjust(resource)
-        elif kernel.peer.connection == "StandAlone":  # a handshake was refused, and something may have changed since
+        elif kernel.peer.connection == "StandAlone" and self._may_connect(resource):
             await self._context.drbd.connect(resource)
         else:
             return self._attached(resource, record)
@@ -272,6 +274,14 @@ class Volumes:
             raise Refused("NotConfirmed", f"{resource} is configured in the kernel without its disk")
         update = {"options": record.desired.options, "addresses": record.addresses_wanted}
         return self._attached(resource, self.save(resource, record, **update))
+
+    def _may_connect(self, resource: str) -> bool:
+        """A handshake was refused. What was in the way may be gone, which is found by trying, now and then."""
+        now = self._context.host.now()
+        if now - self._connected_at.get(resource, float("-inf")) < RECONNECT_SECONDS:
+            return False
+        self._connected_at[resource] = now
+        return True
 
     def _attached(self, resource: str, record: VolumeRecord) -> VolumeRecord:
         if record.up_in == self._context.boot_id:

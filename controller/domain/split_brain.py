@@ -41,6 +41,14 @@ class SplitBrain:
         return kind if kind in ("SplitBrain", "Unrelated") else None
 
     @property
+    def may_meet(self) -> bool:
+        """DRBD has parted the sides, and their data is no reason: one follows from the other, or they are the same."""
+        views = self.case.known
+        if len(views) != 2 or self.record is not None or not self.parted:
+            return False
+        return relation(views[0].generation, views[1].generation) in ("Same", "FirstNewer", "SecondNewer")
+
+    @property
     def parted(self) -> bool:
         """Has DRBD found the same and dropped the connection?"""
         return any(_connection(view) == "StandAlone" for view in self.case.known)

@@ -17,7 +17,7 @@ def keep(case: VolumeCase) -> Decision:
     split = SplitBrain(case)
     status = observed(case).model_copy(update={"operation": None, "split_brain": split.record})
     conditions = conditions_of(case)
-    puts = tuple(put for host in case.hosts if (put := _due(case, host)) is not None)
+    puts = tuple(put for host in case.hosts if (put := _due(case, host, meet=split.may_meet)) is not None)
     requests = (*puts, *split.requests())
     no = refusal_of(puts, case.refused)
     trouble = _trouble(case, split, no)
@@ -48,8 +48,9 @@ def keep(case: VolumeCase) -> Decision:
     return decided(case, status, conditions, requests, tuple(events), finalizer, bool(trouble or no))
 
 
-def _due(case: VolumeCase, host: HostView) -> PutVolume | None:
-    """What one member is asked: to bring it up, to give up a role that nobody needs, to take changed settings."""
+def _due(case: VolumeCase, host: HostView, *, meet: bool) -> PutVolume | None:
+    """What one member is asked: to bring it up, to give up a role that nobody needs, to take changed settings, to
+    connect."""
     view = case.view(host.name)
     if host.live is None or view is None or not case.describable():
         return None
@@ -60,7 +61,8 @@ def _due(case: VolumeCase, host: HostView) -> PutVolume | None:
     if view.role == "Primary" and host.name != case.wanted_primary() and not view.used_by and _sees_peer(view):
         return case.put(host.name)
     wish = case.desired(host.name, "Up", view.role)
-    return PutVolume(host.name, wish) if view.options and view.options != wish.options else None
+    apart = meet and view.peer is not None and view.peer.connection == "StandAlone"
+    return PutVolume(host.name, wish) if apart or (view.options and view.options != wish.options) else None
 
 
 def _sees_peer(view: VolumeState) -> bool:

@@ -215,3 +215,17 @@ def test_what_cannot_be_seen_is_no_split_brain(missing: str) -> None:
     decision = decided(worlds)
     assert record(decision) is None
     assert not asked(decision, Operate)
+
+
+@pytest.mark.parametrize("theirs", [OURS, GenerationIds(current=BEFORE, bitmap="0" * 16)])
+def test_sides_that_were_parted_for_another_reason_are_asked_to_meet(theirs: GenerationIds) -> None:
+    """A setting or a secret that did not fit: found to be gone by trying again."""
+    worlds = split()
+    side(worlds, "mk2", generation=theirs)
+    decision = decided(worlds)
+    assert record(decision) is None
+    assert [(put.host, put.body.role) for put in asked(decision, PutVolume)] == [
+        ("mk1", "Secondary"),
+        ("mk2", "Secondary"),
+    ]
+    assert conditions(decision)["Degraded"].reason == "StandAlone"
