@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.bells import listen, rang
 from agent.core import AGENT_VERSION, Context
@@ -32,11 +32,11 @@ from agent.protocol import (
     OperationState,
     Refusal,
     VmState,
-    VolumeState,
 )
-from agent.records import VolumeRecord, assemble, generation_key
+from agent.records import VolumeRecord, generation_key
 from agent.shared_reads import SharedRead
 from agent.signals import Rung
+from agent.volume_view import Around, VolumeView, put
 from agent.watch import Watch
 
 if TYPE_CHECKING:
@@ -62,19 +62,12 @@ class Observer:
 
     def __init__(self, context: Context, *, term: int, desired: HostDesired | None) -> None:
         self._context = context
-        self._drbd: dict[str, DrbdResource] = {}
-        self._drbd_known = False
-        self._configured: dict[str, ResConfig] = {}
-        self._records: dict[str, VolumeRecord] = {}
-        self._generations: dict[str, GenerationIds] = {}
-        self._volume_problems: dict[str, Refusal] = {}
-        self._fences: dict[str, FenceView] = {}
+        self._volumes = VolumeView()
         self._problems: dict[str, Refusal] = {}
         self._domains = DomainView()
-        self._inputs: dict[str, tuple[Any, ...]] = {}  # what each VolumeState was put together from
         self._turns = count(1)
         self._taken: dict[str, int] = {}  # by reading: which asking the state has the answer of
-        self._drbd_taken: dict[str, int] = {}  # by resource: which asking for it alone `_drbd` has the answer of
+        self._drbd_taken: dict[str, int] = {}  # by resource: which asking for it alone `_volumes` has the answer of
         self._drbd_ring = Rung()
         self._domain_ring = Rung()
         self._stale_generations: set[str] = set()
@@ -105,7 +98,7 @@ class Observer:
 
     def seen(self, resource: str) -> DrbdResource | None:
         """What was read of it last: for a decision whether to read it."""
-        return self._drbd.get(resource)
+        return self._volumes.drbd.get(resource)
 
     async def read_drbd(self) -> dict[str, DrbdResource]:
         """What the kernel's DRBD is now. Raises DriverError, CommandTimedOut."""
@@ -152,39 +145,29 @@ class Observer:
 
     def put_records(self, records: Mapping[str, VolumeRecord]) -> None:
         """The journal's records of all volumes, at the agent's start."""
-        self._records = dict(records)
+        self._volumes.records = dict(records)
         self._refresh()
 
     def put_record(self, resource: str, record: VolumeRecord | None) -> None:
         """The journal's record of a volume changed (None: gone)."""
         if record is None:
-            for known in (self._records, self._generations, self._volume_problems):
-                known.pop(resource, None)
+            self._volumes.forget(resource)
         else:
-            self._records[resource] = record
+            self._volumes.records[resource] = record
         self._refresh({resource})
 
     def put_problem(self, resource: str, problem: Refusal | None) -> None:
         """What the last attempt to make a volume as it shall be ran into."""
-        if problem is None:
-            self._volume_problems.pop(resource, None)
-        else:
-            self._volume_problems[resource] = problem
+        put(self._volumes.problems, resource, problem)
         self._refresh({resource})
 
     def put_fence(self, resource: str, fence: FenceView | None) -> None:
         """What is known of a volume's fencing (None: nothing)."""
-        if fence is None:
-            self._fences.pop(resource, None)
-        else:
-            self._fences[resource] = fence
+        put(self._volumes.fences, resource, fence)
         self._refresh({resource})
 
     def put_generation(self, resource: str, generation: GenerationIds | None) -> None:
-        if generation is None:
-            self._generations.pop(resource, None)
-        else:
-            self._generations[resource] = generation
+        put(self._volumes.generations, resource, generation)
         self._refresh({resource})
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -241,7 +224,7 @@ class Observer:
         """What rang; while a resync runs, its resources; now and then everything."""
         full = self._context.host.now()
         while True:
-            syncing = [name for name, one in self._drbd.items() if one.resyncing]
+            syncing = [name for name, one in self._volumes.drbd.items() if one.resyncing]
             news = await rang(self._context, self._drbd_ring, SYNC_SECONDS if syncing else DRBD_SECONDS)
             names = self._drbd_ring.names() if news else frozenset(syncing)
             if names and len(names) <= FEW and self._context.host.now() - full < DRBD_SECONDS:
@@ -262,7 +245,7 @@ class Observer:
             except (DriverError, CommandTimedOut) as error:
                 generation = None
                 self._context.log(object=resource).warning("generation not readable", problem=str(error))
-        if resource in self._records:
+        if resource in self._volumes.records:
             self.put_generation(resource, generation)
 
     async def _read_facts(self) -> None:
@@ -314,24 +297,24 @@ class Observer:
             return (await self.read_drbd()).get(name)
         if turn > max(self._taken.get("snapshot", 0), self._drbd_taken.get(name, 0)):
             self._drbd_taken[name] = turn
-            self._put_drbd({**self._drbd, name: one})
+            self._put_drbd({**self._volumes.drbd, name: one})
         return one
 
     def _take_drbd(self, resources: dict[str, DrbdResource], turn: int) -> None:
         self._drbd_taken = {name: asked for name, asked in self._drbd_taken.items() if asked > turn}
-        newer = {name: self._drbd[name] for name in self._drbd_taken if name in self._drbd}
-        first, self._drbd_known = not self._drbd_known, True
+        newer = {name: self._volumes.drbd[name] for name in self._drbd_taken if name in self._volumes.drbd}
+        first, self._volumes.drbd_known = not self._volumes.drbd_known, True
         self._put_drbd({**resources, **newer})
         if first:
             self._refresh()
 
     def _put_drbd(self, resources: dict[str, DrbdResource]) -> None:
-        before, self._drbd = self._drbd, resources
+        before, self._volumes.drbd = self._volumes.drbd, resources
         changed = changed_keys(before, resources)
-        for name in changed & self._records.keys() - self._stale_generations:
+        for name in changed & self._volumes.records.keys() - self._stale_generations:
             if name in resources and generation_key(before.get(name)) != generation_key(resources[name]):
                 self._stale_generations.add(name)
-                self._generations.pop(name, None)  # unknown until it is read: a decision may rest on it
+                self._volumes.generations.pop(name, None)  # unknown until it is read: a decision may rest on it
                 self._context.tasks.spawn(self._read_generation(name), name=f"generation of {name}")
         self._refresh(changed)
 
@@ -353,48 +336,21 @@ class Observer:
         before = self.state.logical_volumes
         self._update(logical_volumes=volumes)
         if changed := changed_keys(before, volumes):
-            self._refresh({name for name, record in self._records.items() if record.lv_key in changed})
+            self._refresh({name for name, record in self._volumes.records.items() if record.lv_key in changed})
 
     def _take_configured(self, configured: dict[str, ResConfig], turn: int) -> None:
-        before, self._configured = self._configured, configured
+        before, self._volumes.configured = self._volumes.configured, configured
         self._refresh(changed_keys(before, configured))
 
     def _refresh(self, only: set[str] | None = None) -> None:
         """Put VolumeStates together again (all, or `only` those): where a record, the kernel's state, ... changed."""
-        known = self.state.volumes
-        names = sorted({*self._records, *self._configured, *self._drbd}) if only is None else only
-        volumes: dict[str, VolumeState] = {} if only is None else dict(known)
-        for resource in names:
-            inputs = self._inputs_of(resource)
-            if inputs is None:
-                volumes.pop(resource, None)
-                self._inputs.pop(resource, None)
-            elif resource in known and self._inputs.get(resource) == inputs:
-                volumes[resource] = known[resource]
-            else:
-                self._inputs[resource] = inputs
-                volumes[resource] = assemble(resource, *inputs)
-        self._update(volumes=volumes)
-
-    def _inputs_of(self, resource: str) -> tuple[Any, ...] | None:
-        """What `assemble` needs; None when nothing here knows the resource."""
-        record, kernel = self._records.get(resource), self._drbd.get(resource)
-        configuration = self._configured.get(resource)
-        if record is None and kernel is None and configuration is None:
-            return None
-        minor = record.desired.minor if record else kernel.minor if kernel else None
-        return (
-            record,
-            configuration,
-            kernel,
-            self._drbd_known,
-            self.state.logical_volumes.get(record.lv_key) if record else None,
-            self._generations.get(resource),
-            self._domains.used_by.get(f"/dev/drbd{minor}", ()),
-            self._volume_problems.get(resource) or self._problems.get("DrbdUnreadable"),
-            self._fences.get(resource),
+        around = Around(
             self._context.node,
+            self.state.logical_volumes,
+            self._domains.used_by,
+            self._problems.get("DrbdUnreadable"),
         )
+        self._update(volumes=self._volumes.shown(self.state.volumes, only, around))
 
     async def _try(self, read: Callable[[], Awaitable[object]]) -> bool:
         """For the loops: a failure is in `problems` already."""
