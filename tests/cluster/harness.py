@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import devcluster
 import structlog
@@ -79,7 +79,7 @@ class Scene:
         self._ports = {name: (free_port(), free_port()) for name in names}
         self.api = ApiServer(str(cluster.kubeconfig))
 
-    async def __aenter__(self) -> Scene:
+    async def __aenter__(self) -> Self:
         self.simulation = Simulation(self.directory / "hosts", self.names, **self._simulation_options)
         authority = pki.create_authority(self.directory / "pki")
         self._agent_tls: dict[str, TlsFiles] = {
