@@ -1,4 +1,4 @@
-"""Who takes part: the simulated hosts as XenNodes, and the VMs with their volumes."""
+"""Who takes part: the hosts as XenNodes, and the VMs with their volumes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class HostPlace:
-    """Where a simulated host is reached: its agent on loopback, its DRBD on the simulation's own network."""
+    """Where a host is reached: its agent on loopback, its DRBD on the hosts' own network."""
 
     name: str
     api_port: int
     relocation_port: int
     replication_address: str
+    relocation_address: str = "127.0.0.1"
 
     def document(self) -> Document:
         return {
@@ -30,7 +31,7 @@ class HostPlace:
             "spec": {
                 "agent": {"address": "127.0.0.1", "port": self.api_port},
                 "replication": {"address": self.replication_address},
-                "relocation": {"enabled": True, "address": "127.0.0.1", "port": self.relocation_port},
+                "relocation": {"enabled": True, "address": self.relocation_address, "port": self.relocation_port},
                 "volumeGroups": ["vg0"],
             },
         }
@@ -51,15 +52,16 @@ class Guest:
 def guests(count: int, hosts: list[str]) -> list[Guest]:
     """The howto's shaolin as it is in the sample, and copies of it spread over pairs of neighbouring hosts."""
     sample = list(yaml.safe_load_all((bootstrap.PROJECT / SAMPLE).read_text()))
-    made = [_guest(sample)]
+    made = [guest_of(sample)]
     for number in range(2, count + 1):
         first = hosts[(number - 1) % len(hosts)]
         second = hosts[number % len(hosts)]
-        made.append(_guest(_copy(sample, number, first, second)))
+        made.append(guest_of(_copy(sample, number, first, second)))
     return made
 
 
-def _guest(documents: list[Document]) -> Guest:
+def guest_of(documents: list[Document]) -> Guest:
+    """Of one DrbdVolume on two hosts and one XenVM on it."""
     volume = next(one for one in documents if one["kind"] == "DrbdVolume")
     vm = next(one for one in documents if one["kind"] == "XenVM")
     first = vm["spec"]["node"]

@@ -1,4 +1,4 @@
-"""hack/demo: from two manifests to a running, replicated VM, and its live migration, on simulated hosts."""
+"""hack/demo: from two manifests to a running, replicated VM, and its live migration; on simulated or real hosts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from pathlib import Path
 
 import bootstrap
 import devcluster
+from lab_lib import tools
+from lab_lib.tools import LabFailed
 
 from demo_lib import kube as kubes
-from demo_lib import proof
 from demo_lib.cast import guests
+from demo_lib.ground import Ground, Simulated
 from demo_lib.hosts import Hosts
 from demo_lib.kube import Borrowed, Kube
+from demo_lib.lab import LabHosts
 from demo_lib.processes import Processes
 from demo_lib.screen import DemoFailed, Screen
 from demo_lib.setting import controller
@@ -27,6 +30,7 @@ from demo_lib.story import Story
 from kubectl_xen.cluster import Cluster, Problem
 
 MAX_HOSTS, MAX_VMS = 20, 200
+LAB_PATIENCE = 900.0
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +44,7 @@ def main(arguments: list[str]) -> int:
         with ExitStack() as cleanup:
             _play(options, screen, folder, cleanup)
         return 0
-    except (DemoFailed, Problem, devcluster.BuildFailed, devcluster.NotStarted) as error:
+    except (DemoFailed, LabFailed, Problem, devcluster.BuildFailed, devcluster.NotStarted) as error:
         screen.console.print("\n[bold red]The demo failed.[/]")
         screen.line(str(error))
         keep_logs = any(folder.glob("*.log"))
@@ -57,11 +61,16 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hack/demo", description=__doc__)
-    parser.add_argument("--hosts", type=int, default=2, metavar="N", help="how many simulated hosts (default 2)")
-    parser.add_argument("--vms", type=int, default=1, metavar="M", help="how many VMs (default 1: the howto's shaolin)")
+    parser.add_argument("--lab", action="store_true", help="two real Xen hosts in QEMU (docs/lab.md); needs root")
+    parser.add_argument("--hosts", type=int, metavar="N", help="how many simulated hosts (default 2)")
+    parser.add_argument("--vms", type=int, metavar="M", help="how many VMs (default 1: the howto's shaolin)")
     parser.add_argument("--keep", action="store_true", help="leave everything running, until Ctrl-C")
     parser.add_argument("--context", metavar="NAME", help="run on your own cluster: a context of your kubeconfig")
     options = parser.parse_args(arguments)
+    if options.lab and (options.hosts is not None or options.vms is not None):
+        parser.error("--lab shows one VM on two hosts: leave out --hosts and --vms")
+    options.hosts = 2 if options.hosts is None else options.hosts
+    options.vms = 1 if options.vms is None else options.vms
     if not 2 <= options.hosts <= MAX_HOSTS:
         parser.error(f"--hosts {options.hosts}: write a number from 2 to {MAX_HOSTS}")
     if not 1 <= options.vms <= MAX_VMS:
@@ -72,14 +81,15 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def _play(options: argparse.Namespace, screen: Screen, folder: Path, cleanup: ExitStack) -> None:
     begun = time.monotonic()
     names = [f"mk{number}" for number in range(1, options.hosts + 1)]
-    cast = guests(options.vms, names)
-    moving = "a VM that moves" if len(cast) == 1 else f"{len(cast)} VMs that move"
-    screen.heading(f"Xentandem: {len(names)} hosts, identical disks, and {moving} between them")
+    moving = "a VM that moves" if options.vms == 1 else f"{options.vms} VMs that move"
+    real = " real Xen" if options.lab else ""
+    screen.heading(f"Xentandem: {len(names)}{real} hosts, identical disks, and {moving} between them")
+    if options.lab:
+        tools.prepare()
     kube = _cluster(options, screen, folder, cleanup, names)
     processes = Processes(folder)
     cleanup.callback(_quietly, processes)
-    with screen.step(f"Simulated hosts {', '.join(names)}, each with its agent and certificate"):
-        hosts = Hosts.start(processes, folder, names, guests=cast)
+    ground = _lab(screen, cleanup) if options.lab else _simulated(options, screen, processes, folder, names)
     with screen.step("Resource definitions, and the controller with the rights of its service account"):
         borrowed = Borrowed(kube, crds=not kube.there("crd", "xenvms.xentandem.io"), nodes=names)
         if options.context is not None:
@@ -87,24 +97,39 @@ def _play(options: argparse.Namespace, screen: Screen, folder: Path, cleanup: Ex
         kubes.install(kube)
         kubeconfig = folder / "controller.kubeconfig"
         kubes.controller_kubeconfig(kube, kubeconfig)
-        controller(processes, kubeconfig, hosts.controller_tls)
+        controller(processes, kubeconfig, ground.controller_tls)
     cluster = Cluster(kube.kubeconfig, kube.context, kube.namespace)
-    patience = 120.0 + 5.0 * options.vms
-    story = Story(screen, kube, cluster, hosts.places, cast, processes.alive, patience)
+    patience = LAB_PATIENCE if options.lab else 120.0 + 5.0 * options.vms
+    story = Story(
+        screen, kube, cluster, ground.places, ground.guests, processes.alive, patience, ground.sample, options.lab
+    )
     story.nodes()
     story.create()
-    evidence = proof.before(hosts, story)
+    ground.before(story)
     story.move()
     story.settled()
     story.show_objects()
-    proof.show_hosts(screen, hosts, cast)
-    proof.judge(screen, hosts, story, evidence)
+    ground.show()
+    ground.judge(story)
     screen.line(f"\nAll of it is true. ({time.monotonic() - begun:.0f} s)")
     if options.keep:
-        _keep(screen, kube, processes, hosts)
+        _keep(screen, kube, processes, ground)
 
 
-def _keep(screen: Screen, kube: Kube, processes: Processes, hosts: Hosts) -> None:
+def _simulated(
+    options: argparse.Namespace, screen: Screen, processes: Processes, folder: Path, names: list[str]
+) -> Ground:
+    cast = guests(options.vms, names)
+    with screen.step(f"Simulated hosts {', '.join(names)}, each with its agent and certificate"):
+        return Simulated(Hosts.start(processes, folder, names, guests=cast), screen, cast)
+
+
+def _lab(screen: Screen, cleanup: ExitStack) -> Ground:
+    screen.line("Real Xen hosts mk1, mk2 in software emulation, each with its agent and certificate:")
+    return LabHosts.boot(screen, cleanup)
+
+
+def _keep(screen: Screen, kube: Kube, processes: Processes, ground: Ground) -> None:
     screen.heading("Everything goes on until Ctrl-C. In another terminal:")
     if kube.kubeconfig:
         screen.command(f"export KUBECONFIG={kube.kubeconfig}")
@@ -113,10 +138,9 @@ def _keep(screen: Screen, kube: Kube, processes: Processes, hosts: Hosts) -> Non
     screen.command(f"export PATH=$PATH:{bootstrap.VENV / 'bin'}   # for kubectl xen")
     where = f" --context {kube.context} -n {kube.namespace}" if kube.context else ""
     screen.command(f"kubectl xen{where} status")
-    screen.line("What the hosts say, and accidents (hack/hosts --help):")
-    screen.command(f"export HOSTS={hosts.control}")
-    screen.command("hack/hosts on mk2 cat /proc/drbd")
-    screen.command("hack/hosts fault guest host=mk2 domain=shaolin does=crash")
+    screen.line("What the hosts say, and accidents:")
+    for tip in ground.tips():
+        screen.command(tip)
     screen.line(f"Logs: {processes.folder}")
     while True:
         processes.alive()

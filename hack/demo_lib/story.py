@@ -26,6 +26,8 @@ class Story:
     guests: list[Guest]
     alive: Callable[[], None]
     patience: float = 180.0
+    sample: str = SAMPLE
+    rates: bool = False  # simulated pages are counted one by one, but carry no bytes
     _stalled: dict[str, float] = field(default_factory=dict)
 
     def nodes(self) -> None:
@@ -39,7 +41,7 @@ class Story:
         """Apply the sample; done when every volume is identical on both hosts and every VM runs."""
         more = f"  # and {len(self.guests) - 1} more like it" if len(self.guests) > 1 else ""
         self.screen.heading("A replicated volume and a VM on it, from one file")
-        self.screen.command(self.kube.typed(f"kubectl apply -f {SAMPLE}{more}"))
+        self.screen.command(self.kube.typed(f"kubectl apply -f {self.sample}{more}"))
         documents = [document for guest in self.guests for document in guest.documents]
         self.screen.block(_short(self.kube.apply(documents, self.kube.namespace)))
         volumes, vms = {guest.volume for guest in self.guests}, {guest.name for guest in self.guests}
@@ -88,6 +90,21 @@ class Story:
         self.screen.quietly(look, seconds=self.patience, what="status of volumes and hosts", alive=self.alive)
         self.screen.line(f"  settled after {time.monotonic() - begun:.1f} s more")
 
+    def to_state(self, guest: Guest, state: str) -> None:
+        """Edit spec.state of one VM; done when it is so."""
+        patch = json.dumps({"spec": {"state": state}}, separators=(",", ":"))
+        show = f"kubectl patch xenvm {guest.name} --type merge -p '{patch}'"
+        self.kube.run(
+            "patch", "xenvm", guest.name, "-n", self.kube.namespace, "--type", "merge", "-p", patch, show=show
+        )
+
+        def look() -> list[Row]:
+            vm = next(one for one in self.cluster.vms() if view.name_of(one) == guest.name)
+            done = view.current(vm) and view.phase_of(vm) == state and not self._note(vm)
+            return [Row(guest.name, 100.0 if done else 0.0, view.phase_of(vm), done)]
+
+        self.screen.quietly(look, seconds=self.patience, what=f"{guest.name} {state}", alive=self.alive)
+
     def show_objects(self) -> None:
         kinds = "xnode,dvol,xvm"
         self.screen.block(self.kube.run("get", kinds, "-n", self.kube.namespace, show=f"kubectl get {kinds}"))
@@ -126,8 +143,8 @@ class Story:
         if move.get("target") != target:
             return Row(name, 0.0, "waiting", False)
         details = [view.phase_of_move(move)]
-        # Not the rate: simulated pages are counted one by one, but carry no bytes
         details += [f"round {move['round']}"] if move.get("round") is not None else []
+        details += [str(move["rate"])] if self.rates and move.get("rate") else []
         return Row(name, float(move.get("percent") or 0.0), ", ".join(details), False)
 
     def _note(self, thing: Object) -> str:

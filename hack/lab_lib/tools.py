@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,12 +39,24 @@ def step(what: str) -> Iterator[None]:
     """Tells what is being done and how long it took."""
     begun = time.monotonic()
     print(f"{what} ... ", end="", file=sys.stderr, flush=True)
+    over = threading.Event()
+    if sys.stderr.isatty():
+        threading.Thread(target=_tick, args=(what, begun, over), daemon=True).start()
     try:
         yield
     except BaseException:
+        over.set()
         say("failed")
         raise
+    over.set()
     say(f"{time.monotonic() - begun:.1f} s")
+
+
+def _tick(what: str, begun: float, over: threading.Event) -> None:
+    """Seconds as they pass: a first boot takes minutes, and somebody watches."""
+    while not over.wait(1.0):
+        line = f"\r{what} ... {time.monotonic() - begun:.0f} s "
+        print(line + "\b" * len(line.rpartition("... ")[2]), end="", file=sys.stderr, flush=True)
 
 
 def why_not() -> str:
