@@ -85,6 +85,10 @@ def mebibytes(least: str, most: str) -> dict[str, Any]:
     )
 
 
+COUNT_LIMIT = 1 << 52
+"""Epochs, runs and verdicts end below it, and so does the next one: agents take what JSON's readers agree on
+(RFC 8259, 6: below 2**53)."""
+
 Time = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC, as it is in JSON: "2031-02-01T10:00:00Z"."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, computed_field
 
 from controller.api.common import (
+    COUNT_LIMIT,
     ApiModel,
     ApiObject,
     GroupName,
@@ -298,14 +299,18 @@ class SyncStatus(ApiModel):
         return " ".join(part for part in (f"{self.percent:g}%", self.rate, self.time_left) if part)
 
 
+NODE_OR_NONE = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
+"""The name of a XenNode, or nothing: whoever writes a verdict by hand cannot write what no agent takes."""
+
+
 class VerdictStatus(ApiModel):
     """Which side may go on without the other. Written before anybody is told; numbers only grow."""
 
-    number: Annotated[int, Field(ge=1)]
+    number: Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
     """Number of the verdict; agents refuse a lower one than they know."""
-    survivor: Annotated[str, Field(max_length=63)] = ""
+    survivor: Annotated[str, Field(max_length=63, pattern=NODE_OR_NONE)] = ""
     """The host that may go on alone; empty: the verdict before has ended, and nobody may."""
-    stale: Annotated[str, Field(max_length=63)] = ""
+    stale: Annotated[str, Field(max_length=63, pattern=NODE_OR_NONE)] = ""
     """The host whose copy lacks what the survivor wrote, and which is never promoted while this stands."""
     reason: Annotated[str, Field(max_length=63, pattern="^[A-Za-z]+$")]
     """PeerLost, WroteAlone, Fenced, Identical, HandedOver, or Redundant when it ended."""

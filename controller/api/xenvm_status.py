@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, computed_field
 
-from controller.api.common import ApiModel, Message, NodeName, OperationRecord, Status, Time
+from controller.api.common import COUNT_LIMIT, ApiModel, Message, NodeName, OperationRecord, Status, Time
 
 VmState = Literal["Running", "Stopped", "Paused"]
 
@@ -16,7 +16,7 @@ class Placement(ApiModel):
 
     node: NodeName
     """Name of the XenNode."""
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
     """Number of the placement; each change of host makes a higher one, and agents refuse a lower one."""
 
 
@@ -71,7 +71,7 @@ class Migration(ApiModel):
     """The host that the VM leaves."""
     target: NodeName
     """The host that the VM goes to."""
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1, le=COUNT_LIMIT)]
     """Number of the placement on the target."""
     phase: MigrationPhase = "Preflight"
     """Preflight: nothing is changed yet; Transfer: memory is copied while the VM runs; HandOver: the disk changes sides
@@ -143,7 +143,7 @@ class XenVMStatus(Status):
     """The one host that may run the VM."""
     displaced: Displaced | None = None
     """Why the VM is not on the host that spec.node names: its host is, or was, in maintenance or off."""
-    run: Annotated[int, Field(ge=0)] = 0
+    run: Annotated[int, Field(ge=0, le=COUNT_LIMIT)] = 0
     """Counts the starts that were asked for, so that a guest that powered itself off isn't started again by mistake."""
     last_state: VmState | None = None
     """The spec.state that was last acted on."""
