@@ -5,7 +5,7 @@ from __future__ import annotations
 import observe
 import storage
 from observe import RESOURCE
-from states import NAMES, Domain, Host, Message, Part, Promise, World, with_host, with_part
+from states import NAMES, Domain, Host, Message, Part, Promise, Stream, World, with_host, with_part
 
 from agent import guards, vm_disks, vm_records, vm_steps
 from agent.core import Refused
@@ -107,7 +107,7 @@ def demote(world: World, host: int) -> World:
 def _put_domain(world: World, host: int, state: str, epoch: int, run: int) -> World:
     """agent.domains.Domains.put."""
     one = world.hosts[host]
-    if one.gone:
+    if is_gone(one):
         raise No("Gone")
     desired = observe.desired(state, epoch, run)
     kept = observe.record(one.promise) if one.promise else None
@@ -116,12 +116,21 @@ def _put_domain(world: World, host: int, state: str, epoch: int, run: int) -> Wo
         if kept is not None and (epoch, state) == (kept.epoch, kept.desired.state):
             return with_host(world, host, asked=True)
         raise No("OperationRunning")
-    own = observe.domain_states(one.domains)
-    if state == "Released" and own and wanted != kept:
+    if state == "Released" and in_use(one) and wanted != kept:
         raise No("DomainPresent")
     if wanted.wants_domain:
         _check_start(world, host, wanted)
     return with_host(world, host, promise=observe.promise_of(wanted), asked=True)
+
+
+def is_gone(one: Host) -> bool:
+    """agent.gone.Gone.check."""
+    return one.gone
+
+
+def in_use(one: Host) -> bool:
+    """A domain of the VM is here: it is neither given away nor forgotten."""
+    return bool(one.domains)
 
 
 def _accept(kept: vm_records.VmRecord | None, desired: DomainDesired) -> vm_records.VmRecord:
@@ -150,13 +159,18 @@ def _forget(world: World, host: int, epoch: int) -> World:
     one = world.hosts[host]
     if one.promise is None:
         return with_host(world, host, gone=True)
-    if epoch < one.promise.epoch:
+    if epoch_over(one.promise, epoch):
         raise No("EpochTooOld")
     if observe.busy(one) is not None:
         raise No("OperationRunning")
-    if one.domains:
+    if in_use(one):
         raise No("DomainPresent")
     return with_host(world, host, promise=None, gone=True)
+
+
+def epoch_over(promise: Promise, epoch: int) -> bool:
+    """A removal that was decided before the last placement."""
+    return epoch < promise.epoch
 
 
 def work(world: World, host: int) -> tuple[str, World] | None:
@@ -246,17 +260,27 @@ def _begin(world: World, host: int, wanted: Part, run_number: int) -> World:
     one = world.hosts[host]
     known = part_of(one, wanted.id)
     if known is not None:
-        if (known.kind, known.peer, known.epoch) != (wanted.kind, wanted.peer, wanted.epoch):
+        if other_body(known, wanted):
             raise No("OperationIdTaken")
         return world
     if observe.busy(one) is not None:
         raise No("OperationRunning")
-    if one.gone and wanted.kind == "receive":
+    if is_gone(one) and wanted.kind == "receive":
         raise No("Gone")
     against = against_move(world, host, wanted, run_number)
     if against:
         raise No(against)
     return with_host(world, host, parts=(*one.parts, wanted))
+
+
+def other_body(known: Part, wanted: Part) -> bool:
+    """The id is that of another operation."""
+    return (known.kind, known.peer, known.epoch) != (wanted.kind, wanted.peer, wanted.epoch)
+
+
+def keeps_it(one: Host, epoch: int) -> bool:
+    """A receive at an epoch that is this host's own already."""
+    return one.promise is not None and one.promise.granted and one.promise.epoch >= epoch
 
 
 def against_move(world: World, host: int, wanted: Part, run_number: int, *, own: str | None = None) -> str | None:
@@ -267,8 +291,7 @@ def against_move(world: World, host: int, wanted: Part, run_number: int, *, own:
         refusals = leaving(seen, domain)
     else:
         refusals = arriving(seen, domain, source=NAMES[wanted.peer])
-        kept = seen.record
-        if kept is not None and kept.granted and kept.epoch >= wanted.epoch:
+        if keeps_it(world.hosts[host], wanted.epoch):
             return "EpochTooOld"
     return refusals[0].reason if refusals else None
 
@@ -282,20 +305,32 @@ def _cancel(world: World, host: int, part_id: str, *, source_keeps: bool) -> Wor
     if part.outcome is not None or part.cancel_asked:
         return world
     if part.kind == "receive":
-        promise = one.promise
-        owned = promise is not None and promise.granted and promise.epoch >= part.epoch
-        if owned or part.released or (part.phase == "Received" and not source_keeps):
+        if taken_over(one, part) or may_be_the_only_one(part, source_keeps=source_keeps):
             raise No("NotCancellable")
         return with_part(world, host, part.id, part.kind, cancel_asked=True, cancelled=True)
     stream = world.stream
     if released(one, part):
         raise No("NotCancellable")
-    if not part.unclear:
-        if stream is not None and stream.id == part.id and stream.go:
+    if not part.unclear and stream is not None and stream.id == part.id:
+        if may_go(stream):
             raise No("NotCancellable")
-        if stream is not None and stream.id == part.id:
-            world = world._replace(stream=stream._replace(cut=True))
+        world = world._replace(stream=stream._replace(cut=True))
     return with_part(world, host, part.id, part.kind, cancel_asked=True, cancelled=True, job=False)
+
+
+def taken_over(one: Host, part: Part) -> bool:
+    """The VM is this host's own, or the source has let go of it: it only goes forward."""
+    return keeps_it(one, part.epoch) or part.released
+
+
+def may_be_the_only_one(part: Part, *, source_keeps: bool) -> bool:
+    """A copy that has arrived, and nobody saw the source keep the VM."""
+    return part.phase == "Received" and not source_keeps
+
+
+def may_go(stream: Stream) -> bool:
+    """The permission to go was recorded: the target may have the guest."""
+    return stream.go
 
 
 def released(one: Host, part: Part) -> bool:

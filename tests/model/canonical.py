@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import controllers
-from states import Api, Frozen, Key, Message, Part, Promise, World
+from states import Api, Frozen, Key, Part, Promise, World
 
 STEM = "move-bbbbbbbb"
 
@@ -114,7 +114,7 @@ class _Renaming:
             ),
             stream=world.stream._replace(id=self._names[world.stream.id]) if world.stream else None,
             wire=tuple(
-                sorted((Message(host, term, self._key(term, host, key)) for host, term, key in world.wire), key=repr)
+                sorted((one._replace(key=self._key(one.term, one.host, one.key)) for one in world.wire), key=repr)
             ),
             leader=leader._replace(refused=self._refused(leader.term, leader.refused)),
             frozen=self._frozen(frozen) if frozen else None,

@@ -55,6 +55,8 @@ def faults(world: World) -> Steps:
                     domains = list(one.domains)
                     domains[number - 1] = domain._replace(state=state)
                     yield f"the guest on {NAMES[host]}: {state}", with_host(world, host, domains=tuple(domains))
+        if one.role != "Unknown" and one.disk != "Diskless":
+            yield f"{NAMES[host]}'s disk fails", storage.disk_failed(world, host)
     if world.cable:
         yield "the replication link is cut", _cut(storage.disconnect(world._replace(cable=False)))
     if world.stream is not None and not world.stream.cut:
@@ -122,7 +124,7 @@ def _deliveries(world: World) -> Steps:
             yield _told(message), agents.handle(left, message)
         except No as no:
             refusals = world.leader.refused
-            if message.term == world.leader.term:
+            if message.term == world.leader.term and not message.mad:
                 said = (message.host, message.key, no.reason)
                 refusals = (*(one for one in refusals if one[:2] != said[:2]), said)
             leader = world.leader._replace(refused=refusals)
@@ -131,13 +133,14 @@ def _deliveries(world: World) -> Steps:
 
 def _send(world: World, term: int, requests: tuple[tuple[int, tuple[object, ...]], ...]) -> World:
     """On the wire, if the lane to that host is free."""
-    wire = list(world.wire)
+    mad = [one for one in world.wire if one.mad]
+    wire = [one for one in world.wire if not one.mad]
     for message in controllers.messages(term, requests):
         about = message.key[0] == "volume"
         busy = any((one.host, one.term, one.key[0] == "volume") == (message.host, term, about) for one in wire)
         if not busy and len(wire) < WIRE:
             wire.append(message)
-    return world._replace(wire=tuple(sorted(wire, key=repr)))
+    return world._replace(wire=tuple(sorted(mad + wire, key=repr)))
 
 
 # --- controllers ----------------------------------------------------------------------------------------------------

@@ -6,14 +6,49 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import environment
 import liveness
 import safety
+import volume_model
 from canonical import canonical
 from states import Budget, World
+from volume_world import VolumeWorld
 
-Check = Callable[[World, World], str | None]
+Check = Callable[[Any, Any], str | None]
+Steps = Callable[[Any], Iterator[tuple[str, Any]]]
+
+
+TOLD_AFTER = 100_000
+
+
+class Model(NamedTuple):
+    """What can happen in one kind of world, and what must not."""
+
+    progress: Steps
+    faults: Steps
+    edits: Steps
+    broken: Check
+    silent: Callable[[Any], str | None]
+    canonical: Callable[[Any], Any]
+    stalled: Callable[[Any], bool] = lambda _: False
+
+
+MODELS = {
+    World: Model(
+        environment.progress, environment.faults, environment.edits, safety.broken, liveness.silent, canonical
+    ),
+    VolumeWorld: Model(
+        volume_model.progress,
+        volume_model.faults,
+        volume_model.edits,
+        volume_model.broken,
+        volume_model.silent,
+        volume_model.canonical,
+        volume_model.stalled,
+    ),
+}
 
 
 class Violation(AssertionError):
@@ -36,47 +71,52 @@ class Found:
     exhausted: bool = False
 
 
-def successors(world: World) -> Iterator[tuple[str, World, bool]]:
+def successors(world: Any) -> Iterator[tuple[str, Any, bool]]:
     """Everything that can happen next, its cost taken from the budget, and whether it happens by itself."""
-    for label, after in environment.progress(world):
+    model, budget = MODELS[type(world)], world.budget
+    for label, after in model.progress(world):
         yield label, after, True
-    budget = world.budget
     if budget.faults:
         cheaper = Budget(budget.faults - 1, budget.edits)
-        for label, after in environment.faults(world):
+        for label, after in model.faults(world):
             yield f"FAULT: {label}", after._replace(budget=cheaper), False
     if budget.edits:
         cheaper = Budget(budget.faults, budget.edits - 1)
-        for label, after in environment.edits(world):
+        for label, after in model.edits(world):
             yield f"PERSON: {label}", after._replace(budget=cheaper), False
 
 
 class Explorer:
     """One search. Worlds are remembered by their hash alone, the way to them by their parents'."""
 
-    def __init__(self, start: World, check: Check = safety.broken) -> None:
-        self._start, self._check = start, check
+    def __init__(self, start: Any, check: Check | None = None, *, rests: bool = True) -> None:
+        self._start, self._model = start, MODELS[type(start)]
+        self._check, self._rests = check or self._model.broken, rests
         self._parents: dict[int, int] = {hash(start): 0}
         self._edges: dict[int, tuple[int, ...]] = {}
         self._ends: set[int] = set()
         self.found = Found()
 
-    def run(self, most: int) -> Found:
-        """Raises Violation. `most`: states after which it ends without having seen all."""
+    def run(self, most: int, tell: Callable[[Found], None] | None = None) -> Found:
+        """Raises Violation. `most`: states after which it ends without having seen all. `tell`: now and then."""
         begun, found = time.monotonic(), self.found
         frontier = [self._start]
         while frontier and found.states < most:
             found.depth += 1
-            coming: list[World] = []
+            coming: list[Any] = []
             for world in frontier[: most - found.states]:
                 self._expand(world, coming)
+                if tell is not None and found.states % TOLD_AFTER == 0:
+                    found.seconds = time.monotonic() - begun
+                    tell(found)
             frontier = coming if found.states < most else [*frontier, *coming]
         found.exhausted = not frontier
-        self._check_liveness()
+        if self._rests:
+            self._check_liveness()
         found.seconds = time.monotonic() - begun
         return found
 
-    def _expand(self, world: World, coming: list[World]) -> None:
+    def _expand(self, world: Any, coming: list[Any]) -> None:
         here, by_itself = hash(world), []
         self.found.states += 1
         for label, after, free in successors(world):
@@ -86,7 +126,7 @@ class Explorer:
             broken = self._check(world, after)
             if broken is not None:
                 raise Violation(broken, [*self.story(here), label])
-            renamed = canonical(after)  # not before: two epochs are compared by their true numbers
+            renamed = self._model.canonical(after)  # not before: two epochs are compared by their true numbers
             there = hash(renamed)
             if there == here:
                 continue
@@ -96,9 +136,11 @@ class Explorer:
                 self._parents[there] = here
                 coming.append(renamed)
         self._edges[here] = tuple(by_itself)
-        if not by_itself:
+        if self._model.stalled(world):
             self._ends.add(here)
-            why = liveness.silent(world)
+        if not by_itself and self._rests:
+            self._ends.add(here)
+            why = self._model.silent(world)
             if why is not None:
                 raise Violation(why, self.story(here))
 
@@ -118,12 +160,12 @@ class Explorer:
             path.append(self._parents[path[-1]])
         world, story = self._start, []
         for wanted in reversed(path[:-1]):
-            steps = ((label, canonical(after)) for label, after, _ in successors(world))
+            steps = ((label, self._model.canonical(after)) for label, after, _ in successors(world))
             label, world = next(step for step in steps if hash(step[1]) == wanted)
             story.append(label)
         return story
 
 
-def explore(start: World, *, most: int, check: Check = safety.broken) -> Found:
-    """Raises Violation."""
-    return Explorer(start, check).run(most)
+def explore(start: Any, *, most: int, check: Check | None = None, rests: bool = True) -> Found:
+    """Raises Violation. `rests`: every world has to come to rest as it shall be, or say why it does not."""
+    return Explorer(start, check, rests=rests).run(most)

@@ -14,6 +14,7 @@ import storage
 from states import NAMES, Domain, Part, Promise, Stream, World, with_host, with_part
 
 from agent.migration.recovery import Arrived, Nothing, Over, Remove, Resume, RunsOn, Unclear, judge_source, judge_target
+from agent.protocol import Refusal
 from agent.vm_disks import both_sides_whole
 
 Steps = Iterator[tuple[str, World]]
@@ -250,9 +251,16 @@ def _finish(world: World, host: int, part: Part, *, cancelled: bool) -> Steps:
 
 def may_take_over(world: World, host: int, part: Part) -> bool:
     """migration.target.Receive._until_mine: the source's word, and this host's own DRBD."""
+    return source_has_let_go(part) and not against_taking_over(world, host)
+
+
+def source_has_let_go(part: Part) -> bool:
+    return part.released
+
+
+def against_taking_over(world: World, host: int) -> list[Refusal]:
     seen = observe.kernel(observe.disk_of(world, host))
-    against = both_sides_whole(observe.CONFIG.disks, seen, NAMES[host], role="Secondary", peer_role="Secondary")
-    return part.released and not against
+    return both_sides_whole(observe.CONFIG.disks, seen, NAMES[host], role="Secondary", peer_role="Secondary")
 
 
 # --- xl and the relays ----------------------------------------------------------------------------------------------

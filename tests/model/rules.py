@@ -16,6 +16,7 @@ from controller.domain.actions import (
     DeleteVolume,
     Operate,
     PutDomain,
+    PutVerdict,
     PutVolume,
 )
 from controller.domain.move import source_keeps
@@ -28,8 +29,8 @@ def broken(world: World, found: ApiObject, decision: Decision) -> list[str]:
 
 
 def _any(world: World, found: ApiObject, decision: Decision) -> Iterator[str]:
-    if decision.ask and (decision.status or decision.requests or decision.finalizer):
-        yield "it asks, and acts before the answers are there"
+    if decision.ask and (decision.status or decision.finalizer):
+        yield "it asks, and writes before the answers are there"
     if decision.finalizer == "remove" and not found.deleting:
         yield "it lets go of an object that nobody deleted"
     for request in decision.requests:
@@ -74,8 +75,10 @@ def _vm(world: World, found: ApiObject, decision: Decision) -> Iterator[str]:
             case PutDomain(body=body) if body.uid != uid:
                 yield "another VM is changed"
             case PutDomain(host, body) if body.state == "Released":
-                if before.placement is None or host != before.placement.node or body.epoch <= before.placement.epoch:
-                    yield "a release that is none: not its host, or no new epoch"
+                told = placement is not None and host != placement.node and body.epoch <= placement.epoch
+                at_home = before.placement is not None and host == before.placement.node
+                if not told and not (at_home and before.placement and body.epoch > before.placement.epoch):
+                    yield "a release that is none: neither of its host with a new epoch, nor of one that lost it"
                 if domains_on(world.objects.host(host), uid, found.metadata.name):
                     yield "it is released while a domain of it is there"
             case PutVolume(body=body) if body.role != "Primary":
@@ -132,6 +135,10 @@ def _volume(world: World, found: ApiObject, decision: Decision) -> Iterator[str]
                     yield "data are removed that shall be kept, or the other way round"
                 if world.objects.vms_using((found.metadata.namespace, found.metadata.name)):
                     yield "a volume is removed that a VM has"
+            case PutVerdict(body=body):
+                said = after.verdict
+                if said is None or (said.number, said.survivor or None) != (body.verdict.number, body.verdict.survivor):
+                    yield "a verdict without its record"
             case Operate(host, operation) if isinstance(operation.body, InitialSync):
                 if new is None or (host, operation.id) != (new.node, new.operation) or new.completed:
                     yield "force without its record"

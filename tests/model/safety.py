@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import storage
 from states import NAMES, World
 
 
@@ -16,10 +17,13 @@ def broken(before: World, after: World) -> str | None:
     if len(primaries) > 1:
         return "two Primaries"
     for host, one in enumerate(after.hosts):
-        if any(domain.state == "running" and not one.whole for domain in one.domains):
+        if any(domain.state == "running" for domain in one.domains) and storage.reads_old_data(after, host):
             return f"the VM runs on {NAMES[host]} without writes that were acknowledged"
         if any(domain.state == "running" and one.role != "Primary" for domain in one.domains):
             return f"the VM runs on {NAMES[host]}, whose disk is {one.role}"
+        given_away = one.promise is None or not one.promise.granted
+        if given_away and any((domain.kind, domain.state) == ("main", "running") for domain in one.domains):
+            return f"the VM runs on {NAMES[host]}, which gave it away"
     if not any(one.whole for one in after.hosts):
         return "an acknowledged write is on neither disk"
     return _epochs(before, after)

@@ -130,6 +130,7 @@ class Message(NamedTuple):
     host: int
     term: int
     key: Key
+    mad: bool = False  # no controller in its senses asked that; nobody waits for the answer
 
 
 class Leader(NamedTuple):

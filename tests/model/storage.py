@@ -40,11 +40,16 @@ def peer_may_be_newer(world: World, host: int) -> bool:
 PROMOTION: tuple[Callable[[World, int], bool], ...] = (two_primaries_refused, peer_may_be_newer)
 
 
+def has_good_data(world: World, host: int) -> bool:
+    """(-2) Need access to UpToDate data: the peer's will do, of a SyncTarget and of one without its disk."""
+    return "UpToDate" in (world.hosts[host].disk, peer_disk(world, host))
+
+
 def promote(world: World, host: int) -> World:
     one = world.hosts[host]
     if one.role == "Primary":
         return world
-    if one.role != "Secondary" or one.disk != "UpToDate" or any(refuses(world, host) for refuses in PROMOTION):
+    if one.role != "Secondary" or not has_good_data(world, host) or any(no(world, host) for no in PROMOTION):
         raise Refusal
     return written(with_host(world, host, role="Primary"))
 
@@ -58,12 +63,33 @@ def demote(world: World, host: int) -> World:
 
 
 def written(world: World) -> World:
-    """What the guests wrote until now."""
+    """What the guests wrote until now. Without access to good data they see IO errors: nothing is acknowledged."""
     for host, one in enumerate(world.hosts):
         writes = any(domain.state == "running" and domain.attached for domain in one.domains)
-        if writes and one.role == "Primary" and not connected(world):
+        if not writes or one.role != "Primary":
+            continue
+        here = one.disk != "Diskless"
+        there = connected(world) and world.hosts[1 - host].disk not in ("Diskless", "Inconsistent")
+        both = connected(world) and world.hosts[1 - host].disk != "Diskless"  # a SyncTarget takes new writes, too
+        if here and not both:
             world = with_host(with_host(world, host, ahead=True), 1 - host, whole=False)
+        elif there and not here:
+            world = with_host(with_host(world, 1 - host, ahead=True), host, whole=False)
     return world
+
+
+def reads_old_data(world: World, host: int) -> bool:
+    """Does whoever reads here miss writes that were acknowledged? A peer that is good is read where the disk is not."""
+    one, other = world.hosts[host], world.hosts[1 - host]
+    if one.disk in ("Diskless", "Inconsistent") and connected(world) and other.disk == "UpToDate":
+        return not other.whole
+    return one.disk != "Diskless" and not one.whole
+
+
+def disk_failed(world: World, host: int) -> World:
+    """An IO error: the kernel detaches the disk (on-io-error detach). It comes back when the host is booted again."""
+    link = "Connected" if world.link == "Syncing" else world.link
+    return written(with_host(world._replace(link=link), host, disk="Diskless"))
 
 
 def disconnect(world: World) -> World:
@@ -76,6 +102,11 @@ def connect(world: World) -> World:
     first, second = world.hosts
     if not world.cable or "Unknown" in (first.role, second.role) or world.link != "Lost":
         return world
+    if "Diskless" in (first.disk, second.disk):
+        # "Can only connect to data with current UUID" (drbd_receiver.c, receive_uuids): who wrote alone and lost its
+        # disk is never given older data.
+        lost = any((one.disk, one.role, one.ahead) == ("Diskless", "Primary", True) for one in world.hosts)
+        return world._replace(link="StandAlone") if lost else written(world._replace(link="Connected"))
     if first.ahead and second.ahead:
         return world._replace(link="StandAlone")
     source = 0 if first.ahead else 1 if second.ahead else None
@@ -102,4 +133,4 @@ def power_lost(world: World, host: int) -> World:
 def attach(world: World, host: int) -> World:
     """`drbdadm up` after a boot: without its peer it does not know whether it is the newest."""
     disk = world.hosts[host].disk
-    return with_host(world, host, role="Secondary", disk="Consistent" if disk == "UpToDate" else disk)
+    return with_host(world, host, role="Secondary", disk="Consistent" if disk in ("UpToDate", "Diskless") else disk)

@@ -1,0 +1,162 @@
+"""Which accident is found without which guard: the table of docs/exploration.md, and its proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mutations as m
+import scenarios as vm
+import volume_mutations as v
+import volume_scenarios as volume
+from explorer import Found, explore
+
+Start = Callable[[int, int], Any]
+
+
+class Accident(NamedTuple):
+    """`guard`: in words. `without`: what is taken away, the guard first, then whatever backs it. `found`: what breaks.
+    `rests`: that it comes to rest is looked at, too."""
+
+    guard: str
+    without: tuple[Callable[[], m.Patches], ...]
+    start: Start
+    faults: int
+    edits: int
+    found: str
+    rests: bool = False
+
+
+FORGOT, TWICE = "mk2 forgot the epoch that it promised", "the VM runs twice: on mk1 and mk2"
+GENERATIONS = "both disks have a data generation of their own, and neither knows the other one's"
+STUCK = "it never comes to rest"
+
+ACCIDENTS = (
+    Accident(
+        "placement: written by compare-and-swap",
+        (m.placement_cas,), vm.stopped, 1, 1, "the placement's epoch went from 2 back to 1", True,
+    ),
+    Accident(
+        "term: a deposed controller is refused",
+        (m.term,), vm.stopped, 1, 1, "mk1 forgot the term that it promised", True,
+    ),
+    Accident("promise: no epoch below the promised one", (m.epoch_too_old,), vm.mad_at_moved, 0, 0, FORGOT),
+    Accident(
+        "promise: no epoch that was given away", (m.epoch_released, m.disks_usable), vm.mad_at_moved, 0, 0, TWICE
+    ),
+    Accident(
+        "promise: nothing runs that was given away",
+        (m.only_what_is_granted, m.disks_usable), vm.mad_at_moved, 0, 0, TWICE,
+    ),
+    Accident(
+        "promise: not given away or forgotten while its domain is here",
+        (m.domain_present,), vm.mad_at_running, 0, 0, "the VM runs on mk1, which gave it away",
+    ),
+    Accident(
+        "storage: DRBD's allow-two-primaries no",
+        (m.drbd_two_primaries, m.peer_not_primary), vm.mad_at_running, 0, 0, "two Primaries",
+    ),
+    Accident(
+        "storage: no promotion while the peer may be newer",
+        (m.drbd_fencing,), vm.mad_at_running, 1, 0, "two Primaries",
+    ),
+    Accident(
+        "storage: no demotion of a disk that is open",
+        (m.drbd_open, m.no_domain_uses), vm.mad_at_running, 0, 0, "the VM runs on mk1, whose disk is Secondary",
+    ),
+    Accident(
+        "agent: a domain only on disks that are Primary and UpToDate here",
+        (m.disks_usable,), vm.mad_at_running, 0, 0, TWICE,
+    ),
+    Accident(
+        "agent: no wish changes a VM that moves",
+        (m.busy,), vm.late_stop, 0, 0, "the VM runs on mk1, which gave it away", True,
+    ),
+    Accident(
+        "agent: what was deleted stays deleted",
+        (m.gone,), vm.late_start, 0, 0, "the VM was deleted, and ['mk1'] runs it", True,
+    ),
+    Accident(
+        "move: the source finds its release in its journal", (m.release_journalled,), vm.released, 1, 0, STUCK, True
+    ),
+    Accident(
+        "move: the target takes over only what its source gave away",
+        (m.source_let_go, m.whole_at_take_over), vm.going, 1, 0, STUCK, True,
+    ),
+    Accident(
+        "move: ... and only when its own DRBD sees both disks whole and Secondary",
+        (m.whole_at_take_over, m.drbd_two_primaries, m.peer_not_primary), vm.released, 1, 0, "two Primaries", True,
+    ),
+    Accident(
+        "move: after the permission to go the source's domain is not resumed by the source alone",
+        (m.judge_source, m.source_let_go, m.whole_at_take_over, m.drbd_two_primaries, m.peer_not_primary),
+        vm.going, 1, 0, "two Primaries", True,
+    ),
+    Accident(
+        "volume: metadata is never made twice",
+        (v.metadata_never_made,), volume.wiped, 0, 0, "a guest's data of volume 0 is on no disk any more",
+    ),
+    Accident(
+        "volume: metadata only where clearly none is",
+        (v.metadata_clearly_none,), volume.foreign_metadata, 0, 0, "mk1: metadata is made anew over a data generation",
+    ),
+    Accident(
+        "volume: force only while both sides are Inconsistent and connected",
+        (v.force_both_new,), volume.mad_at_connected, 1, 0, "two Primaries",
+    ),
+    Accident(
+        "volume: force only on metadata without a data generation",
+        (v.force_generation, v.force_both_new), volume.mad_at_connected, 1, 0, GENERATIONS,
+    ),
+    Accident(
+        "volume: force once",
+        (v.force_once, v.force_generation, v.force_both_new), volume.mad_at_connected, 1, 0, GENERATIONS,
+    ),
+    Accident(
+        "volume: content only where blkid finds none",
+        (v.content_no_signature,), volume.mad_at_whole, 0, 0, "mk1: a guest's data is written over",
+    ),
+    Accident(
+        "volume: content once",
+        (v.content_once, v.content_never_used, v.content_no_signature), volume.mad_at_whole, 0, 0,
+        "mk1: a guest's data is written over",
+    ),
+    Accident(
+        "volume: content never on what a guest had",
+        (v.content_never_used, v.content_once, v.content_no_signature), volume.mad_at_whole, 0, 0,
+        "mk1: a guest's data is written over",
+    ),
+    Accident(
+        "volume: a logical volume of another owner is not taken",
+        (v.reserve_logical_volume, v.volume_ours), volume.mad_at_leftover, 0, 0,
+        "volume 0 is up on mk1 on a logical volume of volume 2",
+    ),
+    Accident(
+        "volume: metadata only on its own logical volume",
+        (v.metadata_ours, v.metadata_never_made, v.reserve_logical_volume, v.volume_ours), volume.mad_at_by_hand, 0, 0,
+        "volume 0 is up on mk2 on a logical volume of somebody else",
+    ),
+    Accident(
+        "volume: only its own logical volume is removed",
+        (v.volume_ours,), volume.exchanged, 0, 0,
+        "mk1: a logical volume of somebody else is removed, and nobody asked for that",
+    ),
+)  # fmt: skip
+
+
+def explored(one: Accident, *, without: tuple[Callable[[], m.Patches], ...] | None = None, most: int = 12_000) -> Found:
+    """Raises Violation. `without`: other guards than the accident's own."""
+    start = one.start(one.faults, one.edits)
+    mad = one.start.__module__ == vm.__name__ and not one.rests
+    with m.without(*(one.without if without is None else without)):
+        return explore(start, most=most, check=m.accidents if mad else None, rests=one.rests)
+
+
+def table() -> str:
+    """As docs/exploration.md has it."""
+    rows = ["| without the guard | and without what backs it | the explorer finds |", "|---|---|---|"]
+    for one in ACCIDENTS:
+        first, *backing = (lock.__name__ for lock in one.without)
+        backed = ", ".join(f"`{name}`" for name in backing) or "-"
+        rows.append(f"| {one.guard} (`{first}`) | {backed} | {one.found} |")
+    return "\n".join(rows) + "\n"
