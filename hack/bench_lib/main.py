@@ -14,10 +14,13 @@ from pathlib import Path
 
 import devcluster
 from demo_lib.screen import DemoFailed
+from lab_lib.tools import LabFailed
 
-from bench_lib import report, scale, small
+from bench_lib import lab_main, report, scale, small
 from bench_lib.report import Result
 from bench_lib.stage import BenchScreen, Stage
+from bench_lib.timeline import PICTURE
+from kubectl_xen.cluster import Problem
 
 SCENARIOS = ("writes", "latency", "hundred", "settled", "start")
 SMALL = {"writes", "latency"}
@@ -47,10 +50,14 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="xentandem-bench-"))
     keep_logs = True
+    problems: list[str] = []
     try:
-        results = asyncio.run(_run(options, screen, folder))
-        keep_logs = options.keep_logs
-    except (DemoFailed, devcluster.BuildFailed, devcluster.NotStarted) as error:
+        if options.lab:
+            results, problems = lab_main.run(options, screen, folder)
+        else:
+            results = asyncio.run(_run(options, screen, folder))
+        keep_logs = options.keep_logs or bool(problems)
+    except (DemoFailed, LabFailed, Problem, devcluster.BuildFailed, devcluster.NotStarted) as error:
         screen.console.print("\n[bold red]This could not be measured.[/]")
         screen.line(str(error))
         return 1
@@ -63,14 +70,19 @@ def main(arguments: Sequence[str]) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     _tell(options, screen, results)
-    return 0
+    for problem in problems:
+        screen.line(f"Not measured: {problem}")
+    return 1 if problems else 0
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hack/bench", description=__doc__)
+    here, lab = ", ".join(SCENARIOS), ", ".join(lab_main.SCENARIOS)
     parser.add_argument(
-        "scenarios", nargs="*", metavar="SCENARIO", help=f"which ones (default: all): {', '.join(SCENARIOS)}"
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"which ones (default: all): {here}; with --lab {lab}"
     )
+    parser.add_argument("--lab", action="store_true", help="on two real Xen hosts in QEMU (docs/lab.md); needs root")
+    parser.add_argument("--rounds", type=int, metavar="N", help="--lab: how often each is measured (default 5)")
     parser.add_argument("--quick", action="store_true", help="small versions: that it works, not what it reaches")
     parser.add_argument("--moves", type=int, metavar="N", help="latency: how many moves (default 40)")
     parser.add_argument("--vms", type=int, metavar="N", help="hundred, settled, start: another number of VMs")
@@ -78,10 +90,15 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="update docs/benchmarks.md")
     parser.add_argument("--keep-logs", action="store_true", help="leave logs and audit log behind")
     options = parser.parse_args(list(arguments))
-    options.scenarios = options.scenarios or list(SCENARIOS)
-    unknown = [name for name in options.scenarios if name not in SCENARIOS]
+    known = lab_main.SCENARIOS if options.lab else SCENARIOS
+    options.scenarios = options.scenarios or list(known)
+    unknown = [name for name in options.scenarios if name not in known]
     if unknown:
-        parser.error(f"{', '.join(unknown)}: no such scenario; there are {', '.join(SCENARIOS)}")
+        parser.error(f"{', '.join(unknown)}: no such scenario; there are {', '.join(known)}")
+    if options.lab and (options.moves is not None or options.vms is not None):
+        parser.error("--lab measures one VM, --rounds times: leave out --moves and --vms")
+    if options.rounds is not None and not (options.lab and options.rounds > 0):
+        parser.error(f"--rounds {options.rounds}: write a number from 1, with --lab")
     if options.write and (options.quick or options.vms):
         parser.error("--quick and --vms have no numbers for docs/benchmarks.md; leave out --write")
     if options.vms is not None and options.vms < 1:
@@ -143,8 +160,13 @@ async def _start(sizes: Sizes, screen: BenchScreen, folder: Path) -> list[Result
         return [result]
 
 
+def _command(result: Result) -> str:
+    lab, scenario = ("--lab ", result.scenario[4:]) if result.scenario.startswith("lab-") else ("", result.scenario)
+    return f"hack/bench {lab}{scenario}"
+
+
 def _tell(options: argparse.Namespace, screen: BenchScreen, results: list[Result]) -> None:
-    parts = {result.scenario: report.markdown(result, f"hack/bench {result.scenario}") for result in results}
+    parts = {result.scenario: report.markdown(result, _command(result)) for result in results}
     if options.markdown:
         print("\n".join(f"## {name}\n\n{part}" for name, part in parts.items()))
     else:
@@ -152,5 +174,7 @@ def _tell(options: argparse.Namespace, screen: BenchScreen, results: list[Result
         report.show(screen.console, results)
         screen.line(report.machine())
     if options.write:
+        if "lab-moves" in parts:
+            parts["lab-moves"] += f"\n![One move, step by step]({PICTURE.name})\n"
         report.write({"machine": f"{report.machine()}.\n", **parts})
         screen.line(f"Wrote {report.DOCUMENT.name}")

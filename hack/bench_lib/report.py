@@ -19,23 +19,26 @@ DOCUMENT = bootstrap.PROJECT / "docs" / "benchmarks.md"
 
 @dataclass(frozen=True)
 class Row:
-    """One number: `value` in `unit`. `goal` is the most that is wanted; None: shown for what it is."""
+    """One number: `value` in `unit`. `goal` is the most (`least`: the least) wanted; None: shown for what it is."""
 
     measure: str
     value: float
     unit: str
     goal: float | None = None
     below: bool = False  # the goal itself is too much ("< 2"), not just more than it ("<= 2")
+    least: bool = False
 
     @property
     def missed(self) -> bool:
+        if self.least:
+            return self.goal is not None and self.value < self.goal
         return self.goal is not None and (self.value >= self.goal if self.below else self.value > self.goal)
 
     @property
     def goal_text(self) -> str:
         if self.goal is None:
             return ""
-        sign = "" if self.goal == 0 else "< " if self.below else "≤ "
+        sign = "≥ " if self.least else "" if self.goal == 0 else "< " if self.below else "≤ "
         return f"{sign}{number(self.goal)} {self.unit}".strip()
 
     @property
@@ -44,7 +47,7 @@ class Row:
             return ""
         if not self.missed:
             return "met"
-        over = f"missed by {number(self.value - self.goal)} {self.unit}".strip()
+        over = f"missed by {number(abs(self.value - self.goal))} {self.unit}".strip()
         return f"{over} ({self.value / self.goal:.1f} times the goal)" if self.goal else over
 
 
