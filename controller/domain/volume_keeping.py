@@ -28,7 +28,11 @@ def keep(case: VolumeCase) -> Decision:
     else:
         usable = any(view.disk == "UpToDate" for view in case.known)
         conditions.set("Degraded", "True", trouble.reason, trouble.message)
-        if usable:
+        if trouble.reason == "Suspended" and not _refused(case):
+            conditions.progressing(trouble.reason, trouble.message)
+        elif trouble.reason == "Suspended":
+            conditions.stalled(trouble.reason, trouble.message)
+        elif usable:
             conditions.ready("Degraded", trouble.message)
         elif case.known:
             conditions.stalled(trouble.reason, trouble.message)
@@ -113,6 +117,12 @@ def _frozen(case: VolumeCase, fencing: Fencing) -> Refusal | None:
             why = f": {fencing.told(node)}" if node in fencing.askers else ""
             return Refusal(reason="Suspended", message=f"IO on {node} is frozen ({view.suspended}){why}")
     return None
+
+
+def _refused(case: VolumeCase) -> bool:
+    """Does IO stand still because nobody may go on?"""
+    fencing = Fencing(case)
+    return any(isinstance(fencing.answer(node), Refusal) for node in fencing.askers)
 
 
 def _apart(case: VolumeCase, fencing: Fencing) -> Refusal | None:

@@ -84,6 +84,7 @@ def test_row_01_the_frozen_primary_goes_on_when_the_other_host_lost_power() -> N
     assert given(decision) == (1, "mk1", "mk2", "PeerLost")
     assert not decision.lazy  # written at once, and before anybody is told
     assert told(decision) == {"mk1": 1}
+    assert (conditions(decision)["Ready"].status, conditions(decision)["Reconciling"].reason) == ("False", "Suspended")
     assert [event.reason for event in decision.events][:1] == ["PeerLost"]
 
 
@@ -118,6 +119,7 @@ def test_rows_03_10_12_only_a_side_that_is_up_to_date_gets_a_verdict(disk: str) 
     decision = worlds.decide_volume()
     assert given(decision) is None
     assert "NotUpToDate" in why(decision)
+    assert (conditions(decision)["Ready"].status, conditions(decision)["Stalled"].reason) == ("False", "Suspended")
 
 
 def test_row_12_the_other_side_of_a_diskless_primary_is_not_promoted() -> None:

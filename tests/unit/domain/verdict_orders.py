@@ -1,0 +1,401 @@
+"""Every order in which cables, power, writes, promotions, two controllers and late messages can come, around the real
+rules of the controller (`controller.domain.verdict`) and of the agent (`agent.fence_records`).
+
+DRBD is a small model: protocol C, resource-and-stonith, generations. A guest's write is acknowledged where the disk is
+Primary, UpToDate and not frozen; connected, both sides have it. The accident: a write is acknowledged on a side that
+lacks one that was acknowledged before.
+
+Controllers decide from what they saw, however long ago, and write by compare-and-swap against the status alone. What
+was ever recorded may reach any agent at any time, any number of times, in any order. Agents remember nothing but their
+journal. A person says that a host is off only of one that is, and then it stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+from agent.core import Refused
+from agent.drivers.drbd import DrbdResource
+from agent.fence_records import (
+    FAILED,
+    Answer,
+    FenceFacts,
+    FenceRecord,
+    FenceView,
+    GiveBack,
+    Outdate,
+    Resume,
+    accept,
+    holds,
+    next_step,
+    promotable,
+)
+from agent.protocol import GenerationIds, PeerState, Verdict, VerdictDesired
+from tests.unit.domain.worlds import VOLUME_UID, Worlds, howto, volume_state
+
+NAMES = ("mk1", "mk2")
+RESOURCE = "vm_shaolin"
+
+
+class Told(NamedTuple):
+    """A verdict: number and survivor (None: ended)."""
+
+    number: int
+    survivor: int | None
+
+
+class Host(NamedTuple):
+    on: bool = True
+    up: bool = True  # DRBD has the resource
+    role: str = "Secondary"
+    disk: str = "UpToDate"
+    peer_disk: str = "DUnknown"  # while not connected
+    frozen: bool = False
+    asked: bool = False  # a handler waits
+    unasked: bool = False  # frozen, and DRBD has yet to call its handler
+    writes: tuple[int, ...] = ()
+    generation: int = 0
+    verdict: Told | None = None  # journal
+    given_back: bool = False
+
+
+class Seen(NamedTuple):
+    """What a controller knows: the record, and of each host what it says, or nothing, or that it is off."""
+
+    status: Told | None
+    views: tuple[tuple[Any, ...] | str | None, ...]
+
+
+class World(NamedTuple):
+    hosts: tuple[Host, Host] = (Host(), Host())
+    cable: bool = True
+    link: str = "Connected"  # Connected, Syncing, Lost
+    source: int = 0
+    off_for_good: tuple[bool, bool] = (False, False)
+    status: Told | None = None
+    recorded: frozenset[Told] = frozenset()
+    seen: Seen | None = None  # what a controller looked at, before it stood still
+    acknowledged: tuple[int, ...] = ()
+    generations: int = 0
+    faults: int = 3
+    wishes: int = 3  # promotions and demotions that somebody asks for
+    writes: int = 3
+    stills: int = 1  # times that a controller stands still between its look and its write
+    silences: int = 1  # looks that miss an agent that is there
+
+
+class Accident(Exception):
+    pass
+
+
+Move = tuple[str, World]
+
+
+def put(world: World, host: int, **update: Any) -> World:
+    hosts = list(world.hosts)
+    hosts[host] = hosts[host]._replace(**update)
+    return world._replace(hosts=(hosts[0], hosts[1]))
+
+
+def linked(world: World) -> bool:
+    return world.link != "Lost"
+
+
+# --- DRBD ---------------------------------------------------------------------------------------------------------
+
+
+def lose(world: World) -> World:
+    """The connection ends: a Primary that does not know its peer to be no good is frozen."""
+    if not linked(world):
+        return world
+    for host, one in enumerate(world.hosts):
+        known = world.hosts[1 - host].disk
+        peer_disk = known if known in ("Inconsistent", "Outdated") else "DUnknown"
+        world = put(world, host, peer_disk=peer_disk)
+        if one.up and one.role == "Primary" and one.disk == "UpToDate" and peer_disk == "DUnknown":
+            world = put(world, host, frozen=True, unasked=True)
+    return world._replace(link="Lost")
+
+
+def connect(world: World) -> World | None:
+    """The handshake, by generations: nothing to do, or a resync to the side that lacks writes. Frozen IO thaws."""
+    first, second = world.hosts
+    if linked(world) or not world.cable or not (first.up and second.up):
+        return None
+    if first.role == second.role == "Primary":
+        raise Accident("both Primary at the handshake")
+    ahead = [host for host in (0, 1) if world.hosts[host].generation > world.hosts[1 - host].generation]
+    for host in (0, 1):
+        world = put(world, host, frozen=False, unasked=False, asked=False)
+    if not ahead and "Inconsistent" not in (first.disk, second.disk):
+        for host in (0, 1):
+            world = put(world, host, disk="UpToDate")
+        return world._replace(link="Connected")
+    source = ahead[0] if ahead else 0 if second.disk == "Inconsistent" else 1
+    if world.hosts[source].disk == "Inconsistent" or world.hosts[1 - source].role == "Primary":
+        return None
+    world = put(world, source, disk="UpToDate")
+    return put(world, 1 - source, disk="Inconsistent")._replace(link="Syncing", source=source)
+
+
+def synchronised(world: World) -> World:
+    source = world.hosts[world.source]
+    target = 1 - world.source
+    return put(world, target, disk="UpToDate", writes=source.writes, generation=source.generation)._replace(
+        link="Connected"
+    )
+
+
+def alone(world: World, host: int, **update: Any) -> World:
+    """It goes on without its peer: a new generation."""
+    new = world.generations + 1
+    return put(world, host, generation=new, frozen=False, unasked=False, **update)._replace(generations=new)
+
+
+def power_off(world: World, host: int) -> World:
+    one = world.hosts[host]
+    world = lose(world)
+    disk = one.disk
+    if disk == "UpToDate" and world.hosts[host].peer_disk != "Outdated":
+        disk = "Consistent"
+    return put(world, host, on=False, up=False, role="Secondary", disk=disk, frozen=False, asked=False, unasked=False)
+
+
+def write(world: World, host: int) -> World:
+    one = world.hosts[host]
+    if one.writes != world.acknowledged:
+        raise Accident(f"{NAMES[host]} acknowledges a write and lacks {world.acknowledged[len(one.writes) :]}")
+    new = (*world.acknowledged, len(world.acknowledged) + 1)
+    world = put(world, host, writes=new)
+    if world.link == "Connected":
+        world = put(world, 1 - host, writes=new)
+    return world._replace(acknowledged=new, writes=world.writes - 1)
+
+
+# --- the agent ----------------------------------------------------------------------------------------------------
+
+
+def verdict_of(told: Told) -> Verdict:
+    if told.survivor is None:
+        return Verdict(number=told.number, reason="Redundant")
+    return Verdict(number=told.number, survivor=NAMES[told.survivor], stale=NAMES[1 - told.survivor], reason="PeerLost")
+
+
+@cache
+def record_of(told: Told | None, given_back: bool) -> FenceRecord | None:
+    return None if told is None else FenceRecord(uid=VOLUME_UID, verdict=verdict_of(told), given_back=given_back)
+
+
+@cache
+def kernel_of(one: tuple[Any, ...]) -> DrbdResource:
+    role, disk, frozen, connection, replication, peer_role, peer_disk = one
+    peer = PeerState(connection=connection, role=peer_role, disk=peer_disk, replication=replication)
+    return DrbdResource(
+        name=RESOURCE, minor=1, role=role, disk=disk, suspended="fencing" if frozen else "no", size_kib=1, peer=peer
+    )
+
+
+def kernel(world: World, host: int) -> DrbdResource | None:
+    one, other = world.hosts[host], world.hosts[1 - host]
+    if not one.up:
+        return None
+    if not linked(world):
+        return kernel_of((one.role, one.disk, one.frozen, "Connecting", "Off", "Unknown", one.peer_disk))
+    replication = "Established"
+    if world.link == "Syncing":
+        replication = "SyncSource" if world.source == host else "SyncTarget"
+    return kernel_of((one.role, one.disk, one.frozen, "Connected", replication, other.role, other.disk))
+
+
+def agent(world: World, host: int) -> Iterator[Move]:
+    one = world.hosts[host]
+    record, drbd = record_of(one.verdict, one.given_back), kernel(world, host)
+    name = NAMES[host]
+    step = next_step(FenceFacts(name, record, drbd, asked=one.asked))
+    match step:
+        case GiveBack():
+            yield f"{name} gives the verdict back", put(world, host, given_back=True)
+        case Resume():
+            yield f"{name} resumes", alone(world, host)
+        case Outdate():
+            yield f"{name} is outdated", put(world, host, disk="Outdated")
+        case Answer() if step.exit == FAILED:
+            yield f"{name}'s handler: 1", put(world, host, asked=False)
+        case Answer():
+            role, disk = ("Primary", "UpToDate") if one.role == "Secondary" else (one.role, one.disk)
+            after = alone(world, host, asked=False, peer_disk="Outdated", role=role, disk=disk)
+            yield f"{name}'s handler: {step.exit}", after
+        case _:
+            pass
+
+
+def deliver(world: World, host: int, told: Told) -> World | None:
+    one = world.hosts[host]
+    wanted = VerdictDesired(term=1, uid=VOLUME_UID, resource=RESOURCE, verdict=verdict_of(told))
+    try:
+        after = accept(record_of(one.verdict, one.given_back), wanted)
+    except Refused as error:
+        if error.refusal.reason == "VerdictContradicts":
+            raise Accident(error.refusal.message) from None
+        return None
+    return put(world, host, verdict=told, given_back=after.given_back)
+
+
+def may_promote(world: World, host: int) -> bool:
+    """agent.guards.PROMOTE."""
+    one, drbd = world.hosts[host], kernel(world, host)
+    record = record_of(one.verdict, one.given_back)
+    if drbd is None or promotable(record, NAMES[host], RESOURCE) is not None or one.frozen:
+        return False
+    good = one.disk == "UpToDate" or (one.disk == "Consistent" and holds(record, NAMES[host]))
+    return good and drbd.peer is not None and drbd.peer.role != "Primary"
+
+
+# --- the controllers ----------------------------------------------------------------------------------------------
+
+
+def view_of(world: World, host: int) -> tuple[Any, ...]:
+    one = world.hosts[host]
+    return (kernel(world, host), one.generation, one.verdict, one.given_back, one.asked)
+
+
+@cache
+def decided(seen: Seen) -> Told | None:
+    """The verdict that the controller wants to record; the same one: nothing new."""
+    worlds: Worlds = howto(created=True)
+    status = worlds.status("DrbdVolume", "vm-shaolin") | {"fenced": True}
+    if seen.status is not None:
+        made = verdict_of(seen.status)
+        status["verdict"] = made.model_dump(exclude_none=True)
+    worlds.set_status("DrbdVolume", "vm-shaolin", status)
+    for host, view in enumerate(seen.views):
+        name = NAMES[host]
+        if view is None or isinstance(view, str):
+            worlds.hosts[name].connected = False
+            worlds.hosts[name].state = None
+            if view == "off":
+                worlds.edit("XenNode", name, outOfService=True)
+            continue
+        drbd, generation, verdict, given_back, asked = view
+        record = record_of(verdict, given_back)
+        assert drbd is None or isinstance(drbd, DrbdResource)
+        fence = FenceView(record, asked=asked)
+        worlds.tell(
+            name,
+            volumes={
+                RESOURCE: volume_state(
+                    configured=drbd is not None,
+                    role=drbd.role if drbd else "Secondary",
+                    disk=drbd.disk if drbd else "Diskless",
+                    suspended=drbd.suspended if drbd else "no",
+                    peer=drbd.peer if drbd else None,
+                    generation=GenerationIds(current=f"{(generation + 1) * 16:016X}", bitmap="0" * 16),
+                    fence=record.shown if record is not None else volume_state().fence,
+                    fence_question=fence.question(drbd, NAMES[1 - host]),
+                )
+            },
+        )
+    found = worlds.decide_volume().status.verdict
+    if found is None:
+        return None
+    return Told(found.number, NAMES.index(found.survivor) if found.survivor else None)
+
+
+def controllers(world: World) -> Iterator[Move]:
+    """One that looks and writes at once, and one that stands still in between: then others may have written."""
+    for first, missed in _looks(world, 0):
+        for second, missed_too in _looks(world, 1):
+            silences = world.silences - missed - missed_too
+            looked = Seen(world.status, (first, second))
+            if silences < 0 or (told := decided(looked)) == world.status or told is None:
+                continue
+            after = world._replace(silences=silences)
+            yield f"a controller records {told}", recorded(after, told)
+            if world.stills and world.seen is None:
+                yield "a controller looks, and stands still", after._replace(seen=looked, stills=world.stills - 1)
+    if world.seen is not None:
+        after, told = world._replace(seen=None), decided(world.seen)
+        assert told is not None
+        if world.seen.status == world.status:  # compare-and-swap
+            after = recorded(after, told)
+        yield f"the controller that stood still writes {told}", after
+
+
+def recorded(world: World, told: Told) -> World:
+    return world._replace(status=told, recorded=world.recorded | {told})
+
+
+def _looks(world: World, host: int) -> list[tuple[tuple[Any, ...] | str | None, int]]:
+    """What it can see of a host: what its agent says, silence, a person's word; and whether it missed an agent."""
+    if world.hosts[host].on:
+        found: list[tuple[tuple[Any, ...] | str | None, int]] = [(view_of(world, host), 0), (None, 1)]
+        return found
+    return [("off" if world.off_for_good[host] else None, 0)]
+
+
+# --- everything that can happen -----------------------------------------------------------------------------------
+
+
+def moves(world: World) -> Iterator[Move]:
+    if world.link == "Syncing":
+        yield "resync ends", synchronised(world)
+    if (connected := connect(world)) is not None:
+        yield "DRBD connects", connected
+    yield from controllers(world)
+    for host, one in enumerate(world.hosts):
+        if one.on:
+            yield from agent(world, host)
+            for told in world.recorded:
+                if (after := deliver(world, host, told)) is not None and after != world:
+                    yield f"{NAMES[host]} is told {told}", after
+        if one.unasked:
+            yield f"{NAMES[host]}'s DRBD calls its handler", put(world, host, asked=True, unasked=False)
+        if one.up and one.role == "Primary" and one.disk == "UpToDate" and not one.frozen and world.writes:
+            yield f"{NAMES[host]} writes", write(world, host)
+        yield from wishes(world, host)
+    yield from faults(world)
+
+
+def wishes(world: World, host: int) -> Iterator[Move]:
+    """What somebody, of whatever term and epoch, asks of an agent."""
+    one, name = world.hosts[host], NAMES[host]
+    if not world.wishes or not one.up:
+        return
+    after = world._replace(wishes=world.wishes - 1)
+    if one.role == "Primary":
+        yield f"{name} is demoted", put(after, host, role="Secondary", frozen=False, unasked=False, asked=False)
+    elif may_promote(world, host) and not one.asked:
+        if linked(world):
+            yield f"{name} is promoted", put(after, host, role="Primary")
+        elif one.peer_disk in ("Inconsistent", "Outdated") and one.disk == "UpToDate":
+            yield f"{name} is promoted alone", alone(after, host, role="Primary")
+        else:
+            yield f"{name} is to be promoted: its handler asks", put(after, host, asked=True)
+
+
+def faults(world: World) -> Iterator[Move]:
+    if not world.cable:
+        yield "cable in", world._replace(cable=True)
+    for host, one in enumerate(world.hosts):
+        name, said = NAMES[host], world.off_for_good
+        if not one.on and not said[host]:
+            yield f"{name} boots", put(world, host, on=True, up=True)
+            yield (
+                f"a person says that {name} is off",
+                world._replace(off_for_good=(said[0] or host == 0, said[1] or host == 1)),
+            )
+        if said[host]:
+            yield (
+                f"a person says that {name} may come back",
+                world._replace(off_for_good=(said[0] and host != 0, said[1] and host != 1)),
+            )
+    if not world.faults:
+        return
+    after = world._replace(faults=world.faults - 1)
+    if world.cable:
+        yield "cable out", lose(after)._replace(cable=False)
+    for host, one in enumerate(world.hosts):
+        if one.on:
+            yield f"{NAMES[host]} loses power", power_off(after, host)
