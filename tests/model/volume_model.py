@@ -239,7 +239,9 @@ def broken(before: VolumeWorld, after: VolumeWorld) -> str | None:
         return "both disks have a data generation of their own, and neither knows the other one's"
     for uid in range(len(UIDS)):
         had, has = (_best(world, uid) for world in (before, after))
-        if has < had and had >= CONTENT and uid not in after.given_up:
+        writing = any(one.record is not None and one.record.content == "writing" for one in before.hosts)
+        least = GUEST if writing else CONTENT  # what was not recorded as written is written again
+        if has < had and had >= least and uid not in after.given_up:
             what = "a guest's data" if had == GUEST else "the content"
             return f"{what} of volume {uid} is on no disk any more"
     return None
@@ -251,10 +253,11 @@ def _best(world: VolumeWorld, uid: int) -> int:
 
 
 def _lvs(world: VolumeWorld, old: VolumeHost, new: VolumeHost) -> str | None:
+    changed = [lv for lv in new.lvs if lv not in old.lvs]
     for lv in old.lvs:
-        same = next((one for one in new.lvs if one.uid == lv.uid and one.generation == lv.generation), None)
-        if same is None and any(one.uid == lv.uid for one in new.lvs):
-            same = next(one for one in new.lvs if one.uid == lv.uid)
+        if lv in new.lvs:
+            continue
+        same = next((one for one in changed if one.uid == lv.uid), None)
         if same is None:
             if lv.uid not in world.given_up:
                 return f"a logical volume of {_whose(lv.uid)} is removed, and nobody asked for that"
