@@ -17,13 +17,18 @@ from lab_lib import tools
 BIN = bootstrap.VENV / "bin"
 PYTHON_SCRIPTS = (
     "hack/devcluster/run",
-    *(f"hack/{name}" for name in ("test", "lock", "generate", "demo", "bench", "explore", "hosts", "lab")),
+    *(
+        f"hack/{name}"
+        for name in ("test", "lock", "generate", "demo", "bench", "burnin", "explore", "fidelity", "hosts", "lab")
+    ),
 )
 
 TYPED_TESTS = (
     *(f"tests/{name}" for name in ("agent", "cluster", "door", "faults", "model", "simulation")),
     *(f"tests/unit/{name}" for name in ("api", "drivers", "hack", "kubectl_xen", "runtime")),
 )
+
+TYPED_PACKAGES = ("tests.conformance",)  # whose modules tests/lab imports by that name
 
 LAB_TESTS = ("tests/lab",)
 
@@ -94,9 +99,10 @@ def _function(name: str, check: Callable[[], str]) -> Result:
 def _test_types_problem() -> str:
     """Each folder by itself: they have modules of the same name, which find their neighbours without a package."""
     found = []
-    for folder in TYPED_TESTS:
-        environment = dict(os.environ, MYPYPATH=f"{folder}:tests/cluster")  # the harness there serves others, too
-        argv = [str(BIN / "mypy"), "--no-error-summary", folder]
+    whole = [(["-p", package], ".") for package in TYPED_PACKAGES]
+    for words, path in [*(([folder], f"{folder}:tests/cluster") for folder in TYPED_TESTS), *whole]:
+        environment = dict(os.environ, MYPYPATH=path)  # the harness of tests/cluster serves others, too
+        argv = [str(BIN / "mypy"), "--no-error-summary", *words]
         completed = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
         if completed.returncode:
             found.append(completed.stdout + completed.stderr)
