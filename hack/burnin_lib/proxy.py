@@ -13,8 +13,8 @@ import random
 import ssl
 import tempfile
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -145,15 +145,16 @@ class Proxy:
         async with self._session.get(self._server + request.path_qs, headers=self._sent(request)) as upstream:
             response = web.StreamResponse(status=upstream.status, headers={"Content-Type": "application/json"})
             await response.prepare(request)
-            with suppress(ConnectionResetError):
-                async for line in self._spoilt(upstream):
-                    await response.write(line)
+            async with aclosing(_lines(upstream)) as lines, aclosing(self._spoilt(lines)) as spoilt:
+                with suppress(ConnectionResetError):
+                    async for line in spoilt:
+                        await response.write(line)
         return response
 
-    async def _spoilt(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _spoilt(self, lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The stream's lines, as the faults have it."""
         held: bytes | None = None
-        async for line in _lines(upstream):
+        async for line in lines:
             if self._hits("cut"):
                 return
             if self._hits("drop"):
@@ -171,7 +172,7 @@ class Proxy:
                 held = None
 
 
-async def _lines(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _lines(upstream: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     rest = b""
     async for chunk in upstream.content.iter_any():
         *ended, rest = (rest + chunk).split(b"\n")

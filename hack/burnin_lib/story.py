@@ -1,0 +1,175 @@
+"""A random story: what people and bad luck do to some VMs on some hosts, made from a seed, told and played."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import dataclass
+
+from api_objects import Manifest, howto
+from harness import Scene, is_ready
+
+from agent.simulation.hypervisor import Xen
+from burnin_lib.keeper import Keeper
+from burnin_lib.proxy import BAD, NONE, Proxy
+from controller.api.xenvm import XenVM
+
+SETTLED_SECONDS = 150.0
+RESYNC_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens, `after` seconds."""
+
+    what: str
+    subject: str = ""
+    other: str = ""
+    after: float = 0.0
+
+    def __str__(self) -> str:
+        return f"after {self.after:.1f} s: {self.what} {self.subject} {self.other}".rstrip()
+
+
+KINDS = {
+    "move": 8, "stop": 2, "run": 3, "pause": 1, "reboot the guest of": 1, "crash the guest of": 1,
+    "kill the controller": 2, "kill the agent of": 3, "power off": 1, "power on": 3, "cut": 1, "restore": 3,
+    "slow": 1, "hang xl on": 1, "unhang xl on": 3, "spoil the API server": 1, "heal the API server": 2,
+}  # fmt: skip
+OF_VMS = ("move", "stop", "run", "pause", "reboot the guest of", "crash the guest of")
+OF_HOSTS = ("kill the agent of", "power off", "power on", "hang xl on", "unhang xl on")
+STATES = {"stop": "Stopped", "run": "Running", "pause": "Paused"}
+
+
+def story(seed: int, names: tuple[str, ...], vms: int, steps: int) -> list[Step]:
+    chance = random.Random(seed)  # noqa: S311  # repeatable, not secret
+    made = []
+    for _ in range(steps):
+        what = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        subject = other = ""
+        if what in OF_VMS:
+            subject = f"vm{chance.randrange(vms)}"
+            other = chance.choice(names) if what == "move" else ""
+        elif what in OF_HOSTS:
+            subject = chance.choice(names)
+        elif what in ("cut", "restore"):
+            subject, other = chance.sample(names, 2)
+        made.append(Step(what, subject, other, chance.random() * 0.8))
+    return made
+
+
+def objects(names: tuple[str, ...], vms: int, chance: random.Random) -> list[Manifest]:
+    """Each VM with a volume on two of the hosts."""
+    made = []
+    for number in range(vms):
+        pair = chance.sample(names, 2)
+        volume, vm = howto("DrbdVolume", f"vm{number}"), howto("XenVM", f"vm{number}")
+        volume["spec"] = {
+            "size": "8Mi", "logicalVolume": {"group": "vg0"}, "nodes": pair, "content": {"filesystem": "ext4"},
+        }  # fmt: skip
+        vm["spec"] |= {"node": pair[0], "memory": "32Mi", "maxMemory": "32Mi", "shutdownGraceSeconds": 3}
+        vm["spec"] |= {"disks": [{"volume": f"vm{number}", "device": "xvda"}], "networks": [{"bridge": "xenbr0"}]}
+        made += [volume, vm]
+    return made
+
+
+class Player:
+    """Plays a story on a scene, then mends everything that was broken, and says what is not as declared then."""
+
+    def __init__(self, scene: Scene, proxy: Proxy, keeper: Keeper, vms: int) -> None:
+        self._scene, self._proxy, self._keeper, self._vms = scene, proxy, keeper, vms
+        self._members: dict[str, tuple[str, ...]] = {}
+
+    async def create(self, chance: random.Random) -> None:
+        scene = self._scene
+        await asyncio.gather(*(scene.start_agent(name) for name in scene.names))
+        for name in scene.names:
+            await scene.apply(scene.node_manifest(name))
+        made = objects(scene.names, self._vms, chance)
+        self._members = {one["metadata"]["name"]: tuple(one["spec"]["nodes"]) for one in made[::2]}
+        await scene.apply(*made)
+
+    async def play(self, step: Step) -> None:
+        await asyncio.sleep(step.after)
+        simulation = self._scene.simulation
+        if step.what in OF_VMS:
+            await self._to_vm(step)
+        elif step.what in OF_HOSTS:
+            await self._to_host(step.what, step.subject)
+        match step.what:
+            case "kill the controller":
+                self._keeper.kill()
+            case "cut":
+                simulation.cut_link(step.subject, step.other)
+            case "restore":
+                simulation.restore_link(step.subject, step.other)
+            case "slow":
+                simulation.slow_link(5e7)
+            case "spoil the API server":
+                self._proxy.faults = BAD
+            case "heal the API server":
+                self._proxy.faults = NONE
+
+    async def _to_vm(self, step: Step) -> None:
+        if step.what == "move":
+            members = self._members[step.subject]
+            await self._scene.move(step.subject, step.other if step.other in members else members[0])
+        elif step.what in STATES:
+            await self._scene.patch("XenVM", step.subject, {"spec": {"state": STATES[step.what]}})
+        else:
+            self._guest(step.subject, step.what.split()[0])
+
+    async def _to_host(self, what: str, name: str) -> None:
+        scene, host = self._scene, self._scene.simulation.hosts[name]
+        match what:
+            case "kill the agent of" if name in scene.agents:
+                await scene.kill_agent(name)
+                await scene.start_agent(name)
+            case "power off" if host.on:
+                await scene.crash_host(name)
+            case "power on" if not host.on:
+                await scene.boot_host(name)
+            case "hang xl on":
+                host.hang("xl")
+            case "unhang xl on":
+                host.unhang("xl")
+
+    def _guest(self, name: str, what: str) -> None:
+        for host in self._scene.simulation.hosts.values():
+            found = Xen.of(host).find(name) if host.on else None
+            if found is not None and found.guest is not None:
+                with suppress(RuntimeError):  # it does not run now
+                    getattr(found.guest, what)()
+
+    async def mend(self) -> None:
+        """Everything works again, and every VM shall run."""
+        scene, simulation = self._scene, self._scene.simulation
+        self._proxy.heal()
+        simulation.slow_link(1e9)
+        for name in scene.names:
+            simulation.unhang(name, "xl")
+            for other in scene.names:
+                if name < other:
+                    simulation.restore_link(name, other)
+            if not simulation.hosts[name].on:
+                await scene.boot_host(name)
+        for number in range(self._vms):
+            await scene.patch("XenVM", f"vm{number}", {"spec": {"state": "Running"}})
+
+    async def settle(self) -> None:
+        """Raises AssertionError with the object that does not become as declared, and with every violation."""
+        scene, truth = self._scene, self._scene.simulation.truth
+        for number in range(self._vms):
+            vm = await scene.until("XenVM", f"vm{number}", as_declared, SETTLED_SECONDS)
+            volume = await scene.until("DrbdVolume", f"vm{number}", is_ready, SETTLED_SECONDS)
+            assert truth.running(vm.metadata.uid) == (vm.spec.node,), (
+                f"vm{number} runs on {truth.running(vm.metadata.uid)}"
+            )
+            assert truth.replicas_identical(volume.status.resource), truth.difference(volume.status.resource)
+        truth.check()
+
+
+def as_declared(vm: XenVM) -> bool:
+    placement = vm.status.placement
+    return is_ready(vm) and vm.status.phase == "Running" and placement is not None and placement.node == vm.spec.node
