@@ -33,6 +33,7 @@ from agent.protocol import (
     Refusal,
     VmState,
 )
+from agent.quiet import Quiet
 from agent.records import VolumeRecord, generation_key
 from agent.shared_reads import SharedRead
 from agent.signals import Rung
@@ -49,7 +50,7 @@ DRBD_SECONDS = 30.0  # although nothing rang: the bell itself may be dead
 SYNC_SECONDS = 0.5
 DOMAIN_SECONDS = 1.0
 BUSY_DOMAIN_SECONDS = 0.2
-REST = 4.0  # times what the last look took: a slow host is not kept busy by being looked at
+REST = 19.0  # times what the last look took: a slow host is not kept busy by being looked at
 RETRY_SECONDS = 1.0
 DISKS_SECONDS = 5.0  # the domains' disks although no domain came, went or changed
 GENERATIONS_AT_ONCE = 4
@@ -71,6 +72,7 @@ class Observer:
         self._drbd_ring = Rung()
         self._domain_ring = Rung()
         self._stale_generations: set[str] = set()
+        self.quiet = Quiet(context.host)
         self._generation_gate = asyncio.Semaphore(GENERATIONS_AT_ONCE)
         state = HostState(
             node=context.node,
@@ -195,6 +197,7 @@ class Observer:
     async def _keep(self, seconds: float, read: Callable[[], Awaitable[None]]) -> None:
         while True:
             await self._context.host.sleep(seconds)
+            await self.quiet.over()
             await read()
 
     async def _read_storage(self) -> None:
@@ -209,8 +212,9 @@ class Observer:
             busy = any(one.outcome is None and one.kind in MOVES for one in self.state.operations.values())
             pause = max(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS, REST * took)
             news = await rang(self._context, self._domain_ring, min(pause, DISKS_SECONDS))
+            await self.quiet.over()
             begun = self._context.host.now()
-            news = news or busy or self._context.host.now() - full >= DISKS_SECONDS
+            news = news or self._context.host.now() - full >= DISKS_SECONDS
             if not news:
                 before = self.state.domains
                 await self._try(self.read_domain_list)
@@ -226,6 +230,7 @@ class Observer:
         while True:
             syncing = [name for name, one in self._volumes.drbd.items() if one.resyncing]
             news = await rang(self._context, self._drbd_ring, SYNC_SECONDS if syncing else DRBD_SECONDS)
+            await self.quiet.over()
             names = self._drbd_ring.names() if news else frozenset(syncing)
             if names and len(names) <= FEW and self._context.host.now() - full < DRBD_SECONDS:
                 known = await self._try(partial(self.read_resources, names))
@@ -238,6 +243,7 @@ class Observer:
 
     async def _read_generation(self, resource: str) -> None:
         """The generation UUIDs of a resource whose role, disk or connection changed."""
+        await self.quiet.over()
         async with self._generation_gate:
             self._stale_generations.discard(resource)
             try:

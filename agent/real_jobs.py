@@ -93,7 +93,7 @@ class RealJob:
         while True:
             if (status := self.exit_status()) is not None:
                 return status
-            await asyncio.sleep(_FOLLOW_SECONDS)
+            await self._runner_moves_on()
 
     async def stderr(self) -> AsyncIterator[str]:
         """Lines from the beginning, without line ends, then as they come; ends with the job."""
@@ -117,6 +117,25 @@ class RealJob:
     async def kill(self) -> None:
         """The runner is left to record the status of what was killed under it."""
         await end_marked(self._mark, spare=self._runner())
+
+    async def _runner_moves_on(self) -> None:
+        """Until the runner has ended, told by the kernel (pidfd_open(2)): a migration's takes minutes; or a moment."""
+        pid = self._runner()
+        try:
+            descriptor = os.pidfd_open(pid) if pid is not None else -1
+        except OSError:
+            descriptor = -1
+        if descriptor < 0:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(descriptor, ended.set)
+        try:
+            if self._runner() == pid:  # not another process that got its number meanwhile
+                await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
     def _output(self, at: int) -> bytes:
         try:

@@ -8,6 +8,9 @@ from agent.protocol import DiskConfig, DomainDesired, NetworkConfig
 HOTPLUG_SCRIPT = "block-xentandem"
 """Our block script in /etc/xen/scripts: attaches a disk whose DRBD is Primary here and leaves any other unopened."""
 
+NETWORK_SCRIPT = "vif-xentandem"
+"""Our network script there: vif-bridge's work, or that of the script that xl.conf names, at once."""
+
 
 def render(desired: DomainDesired) -> str:
     """The configuration of a domain; its uuid is the XenVM's uid.
@@ -45,7 +48,7 @@ def _disk(disk: DiskConfig) -> str:
 
 
 def _network(network: NetworkConfig) -> str:
-    return f"mac={network.mac},bridge={_text('bridge', network.bridge)}"
+    return f"mac={network.mac},bridge={_text('bridge', network.bridge)},script={NETWORK_SCRIPT}"
 
 
 def _list(name: str, items: list[str]) -> str:

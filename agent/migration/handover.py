@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.core import Context, Refused, within
@@ -22,6 +24,15 @@ PUBLISH_SECONDS = 0.25
 MOMENT = 0.02
 _TELLING = ("xc: error", "libxl: error", "migration sender:", "migration receiver")
 _RATE_SHARE = 0.3  # of the newest reading in the rate that is shown
+
+
+@dataclass(slots=True)
+class Live:
+    """What one running migration has in memory. A cancellation is accepted under `deciding`, never beside a start."""
+
+    deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    job: Job | None = None
 
 
 async def disks_now(context: Context, domain: DomainDesired) -> dict[str, DrbdResource]:
@@ -62,8 +73,8 @@ async def disks_now(context: Context, domain: DomainDesired) -> dict[str, DrbdRe
 
 
 async def own_domains(context: Context, domain: DomainDesired) -> list[DomainState]:
-    """The VM's domains on this host, read now. Raises DriverError, CommandTimedOut."""
-    return mine(domain.uid, domain.name, await context.observer.read_domains())
+    """The VM's domains on this host, read now; not their disks. Raises DriverError, CommandTimedOut."""
+    return mine(domain.uid, domain.name, await context.observer.read_domain_list())
 
 
 def recorded_stale(context: Context, domain: DomainDesired) -> list[Refusal]:

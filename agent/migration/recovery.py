@@ -115,6 +115,9 @@ def judge_target(own: Sequence[DomainState], *, node: str) -> TargetVerdict:
                 return Remove(domain)
             return Strange(Refusal(reason="UnexpectedState", message=f"{where} is not as a receiver leaves it"))
         if domain.kind == "zombie":
+            # Its receiver was killed while it took the failed copy down: the name is gone, and nothing holds it yet
+            if domain.state == "paused" and domain.cpu_seconds == 0.0 and domain.uuid is not None:
+                return Remove(domain)
             return Strange(Refusal(reason="ZombieDomain", message=f"{where} is dead and cannot be removed"))
         if domain.kind == "main" and domain.state == "paused" and domain.cpu_seconds == 0.0:
             return Arrived(domain)

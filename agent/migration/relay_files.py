@@ -14,6 +14,7 @@ from agent.migration.relay import Settings
 from agent.protocol import Refusal
 
 RELAY = Path(__file__).with_name("relay_start.py")
+GLANCE_SECONDS = 0.2
 SAFE_WORD = re.compile(r"[A-Za-z0-9_./+:@%=,-]+")  # xl gives the relay's command to a shell
 
 
@@ -39,6 +40,7 @@ class RelayFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._glanced: dict[str, tuple[tuple[int, ...], float, Passed]] = {}
 
     def settings_path(self, operation: str) -> Path:
         return self._folder / f"{operation}.json"
@@ -77,6 +79,23 @@ class RelayFiles:
             value.pop(unused)
         return Passed(**value, refused=Refusal(**refused) if refused else None)
 
+    def glance(self, operation: str, now: float) -> Passed:
+        """As `progress`, for whoever looks a hundred times a second: read only when the file is another one.
+
+        Its number and time could be those of the one before the last, so it is read every GLANCE_SECONDS all the same.
+        `now`: seconds of any clock.
+        """
+        try:
+            found = self.progress_path(operation).stat()
+        except FileNotFoundError:
+            return Passed()
+        key = (found.st_ino, found.st_mtime_ns, found.st_size)
+        known = self._glanced.get(operation)
+        if known is None or known[0] != key or not 0 <= now - known[1] < GLANCE_SECONDS:
+            known = self._glanced[operation] = (key, now, self.progress(operation))
+        return known[2]
+
     def remove(self, operation: str) -> None:
+        self._glanced.pop(operation, None)
         for path in (self.settings_path(operation), self.progress_path(operation)):
             path.unlink(missing_ok=True)

@@ -4,11 +4,27 @@ A guest that is to move waits for this interpreter: looking for site-packages wo
 """
 
 import os
+import re
 import sys
 
-sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # after the library
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.dirname(os.path.dirname(HERE)))  # after the library
 
-from agent.migration.relay import main
+
+def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the processor encrypts AES by itself. True where that cannot be read: OpenSSL's own order then."""
+    try:
+        with open(cpuinfo, encoding="utf-8") as file:
+            found = re.search(r"^(?:flags|Features)\s*:(.*)$", file.read(), re.MULTILINE)
+    except OSError:
+        return True
+    return found is None or "aes" in found[1].split()
+
 
 if __name__ == "__main__":
+    if not has_aes():
+        # Read when `ssl` is imported; Python 3.11 has no call for TLS 1.3's ciphers
+        os.environ["OPENSSL_CONF"] = os.path.join(HERE, "openssl-chacha20.cnf")
+    from agent.migration.relay import main
+
     sys.exit(main(sys.argv[1:]))

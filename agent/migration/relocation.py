@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.core import Context, Refused, within
+from agent.migration.lines import LINE_LIMIT, Lines
 from agent.migration.listeners import Listeners, Place, to_drop
 from agent.migration.relay import tune
 from agent.migration.source import Send
@@ -23,7 +24,6 @@ from agent.migration.target import Connection, Receive
 from agent.migration.tls_stream import TlsStream
 from agent.tls import peer_node
 
-LINE_LIMIT = 4096
 FIRST_LINE_SECONDS = 10.0
 CONNECTIONS = 64  # that have not said yet what they are for, at once; with one more, `to_drop` says who goes
 
@@ -43,6 +43,7 @@ class Relocation:
         self._context = context
         self._limit = context.stream_limit
         self.listeners = Listeners(context, self._accept)
+        self.lines = Lines(context)
         self._expected: dict[str, Expected] = {}
         self._streams: set[TlsStream] = set()
         self._waiting: dict[TlsStream, str] = {}  # those of them that have not said what they are for; by address
@@ -86,27 +87,6 @@ class Relocation:
 
     def expect_no_more(self, operation: str) -> None:
         self._expected.pop(operation, None)
-
-    # --- for the source's side ----------------------------------------------------------------------------------
-
-    async def tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
-        """Ask another agent's relocation endpoint one thing. Raises OSError, ValueError, TimeoutError."""
-        return await within(self._context.host, FIRST_LINE_SECONDS, self._tell(node, address, port, question))
-
-    async def _tell(self, node: str, address: str, port: int, question: dict[str, Any]) -> dict[str, Any]:
-        tls = self._context.credentials.client
-        reader, writer = await asyncio.open_connection(address, port, ssl=tls, limit=LINE_LIMIT)
-        try:
-            if (who := peer_node(writer.get_extra_info("peercert"))) != node:
-                raise ConnectionError(f"{address}:{port} is {who or 'no agent'}, expected {node}")
-            writer.write(json.dumps({"version": 1, **question}).encode() + b"\n")
-            await writer.drain()
-            answer = json.loads(await reader.readline())
-            if not isinstance(answer, dict):
-                raise ValueError("not an answer")
-            return answer
-        finally:
-            writer.transport.abort()
 
     # --- serving ------------------------------------------------------------------------------------------------
 
@@ -173,7 +153,7 @@ class Relocation:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         question = json.loads(line) if len(line) <= LINE_LIMIT else None
-    except ValueError:
+    except (ValueError, RecursionError):
         question = None
     if not isinstance(question, dict) or question.get("version") != 1:
         raise Refused("NotUnderstood", "the first line is not one of this protocol's version 1")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from agent.core import Context, Refused, within
 from agent.drivers.errors import DriverError
-from agent.host import CommandTimedOut, Job
-from agent.migration.handover import Meter, has_ended, insist, last_errors, own_domains
+from agent.host import CommandTimedOut
+from agent.migration.handover import Live, Meter, has_ended, insist, last_errors, own_domains
+from agent.migration.lines import Peer
 from agent.migration.recovery import Over, Resume, RunsOn, Unclear, judge_source
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.operations import Cancelled, Operation
@@ -43,15 +43,6 @@ _PHASE_OF_STAGE = {
     "sent": "StopAndCopy",
     "go": "HandOver",
 }
-
-
-@dataclass(slots=True)
-class Live:
-    """What one running migration has in memory. A cancellation is accepted under `deciding`, never beside a start."""
-
-    deciding: asyncio.Lock = field(default_factory=asyncio.Lock)
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    job: Job | None = None
 
 
 class Send:
@@ -117,6 +108,8 @@ class Send:
                 yield self._of(operation)
             finally:
                 self._live.pop(operation.id, None)
+                self._relocation.lines.hang_up(operation.id)
+                self._context.observer.quiet.end(operation.id)
 
     async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         """Ends xl with everything that belongs to it, unless the permission to go is out."""
@@ -182,9 +175,10 @@ class Send:
         try:
             while True:
                 over = ended is None or ended.done()
-                seen = self._files.progress(operation.id)  # after `over`: xl's last word is read, too
-                self._show(operation, meter, seen)
                 now = self._context.host.now()
+                # After `over`, so that xl's last word is read, too
+                seen = self._files.progress(operation.id) if over else self._files.glance(operation.id, now)
+                self._show(operation, meter, seen)
                 if heard != (news := (seen.bytes, seen.stage, seen.ready)):
                     heard, heard_at = news, now
                 silent = now - heard_at > SILENCE_LIMIT and not seen.go
@@ -205,6 +199,10 @@ class Send:
         phase = "HandOver" if seen.ready or seen.report is not None else _PHASE_OF_STAGE[seen.stage]
         if PHASES.index(phase) > PHASES.index(operation.phase):
             operation.enter(phase, cancellable=not seen.go)
+            if phase in ("StopAndCopy", "HandOver"):
+                self._context.observer.quiet.begin(operation.id)
+            if phase == "HandOver":
+                self._relocation.lines.dial(operation.id, _target(operation))  # the release is told at once then
         if seen.bytes:
             meter.take(seen, now=seen.go)
 
@@ -233,6 +231,7 @@ class Send:
             if operation.phase != "Demoted":
                 await insist(self._context, operation, lambda: self._demote(operation, domain, began))
                 operation.enter("Demoted")
+            self._context.observer.quiet.end(operation.id)
             for disk in domain.config.disks:
                 self._context.volumes.set_role(disk.resource, volume_uid(self._context, disk.resource), "Secondary")
             await self._end_xl(operation)
@@ -284,7 +283,7 @@ class Send:
         log, end = self._context.log(operation=operation.id), self._context.host.now() + TELL_LIMIT
         while True:
             try:
-                answer = await self._relocation.tell(body.target, body.target_address, body.target_port, question)
+                answer = await self._relocation.lines.ask(operation.id, _target(operation), question)
                 if not answer.get("accepted"):
                     log.warning("target did not take the release", answer=answer)
                 return
@@ -384,6 +383,11 @@ class Send:
 
     def _of(self, operation: Operation) -> Live:
         return self._live.setdefault(operation.id, Live())
+
+
+def _target(operation: Operation) -> Peer:
+    body = _body(operation.request)
+    return Peer(body.target, body.target_address, body.target_port)
 
 
 def _body(request: OperationRequest) -> MigrateSend:

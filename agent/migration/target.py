@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,7 @@ class Receive:
                     yield
             finally:
                 self._stop.pop(operation.id, None)
+                self._context.observer.quiet.end(operation.id)
 
     async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         record = self._store.get(operation.state.subject_uid)
@@ -177,7 +178,8 @@ class Receive:
         """Bytes both ways until the receiver has ended; returns its last words."""
         meter = Meter(self._context, operation, _body(operation.request).domain)
         words: deque[str] = deque(maxlen=5)
-        inbound = asyncio.ensure_future(_inbound(connection.stream, process, meter))
+        quiet = self._context.observer.quiet
+        inbound = asyncio.ensure_future(_inbound(connection.stream, process, meter, lambda: quiet.begin(operation.id)))
         outbound = asyncio.ensure_future(_outbound(connection.stream, process))
         hearing = asyncio.ensure_future(_hear(process, words))
         ended = asyncio.ensure_future(process.wait())
@@ -261,6 +263,7 @@ class Receive:
         operation.enter("Unpausing")
         if domain.state == "Running":
             await insist(self._context, operation, lambda: self._unpause(domain), final=gone)
+            self._context.observer.quiet.end(operation.id)
             await self._show_running(domain)
         for resource, uid in uids.items():
             self._context.volumes.set_role(resource, uid, "Primary")
@@ -338,7 +341,7 @@ class Receive:
     async def _show_running(self, domain: DomainDesired) -> None:
         """Before the end is told: whoever sees it sees the guest run, not what was read while it was paused."""
         with contextlib.suppress(DriverError, CommandTimedOut):
-            await self._context.observer.read_domains()
+            await self._context.observer.read_domain_list()
         self._context.domains.wake(domain.uid)
 
     async def _domid(self, domain: DomainDesired) -> int:
@@ -358,13 +361,20 @@ def _body(request: OperationRequest) -> MigrateReceive:
     return request.body
 
 
-async def _inbound(connection: TlsStream, process: PipedProcess, meter: Meter) -> None:
-    """From the source to the receiver; the headers are read on the way. Backpressure: one piece at a time."""
+async def _inbound(
+    connection: TlsStream, process: PipedProcess, meter: Meter, stopped: Callable[[], None] = lambda: None
+) -> None:
+    """From the source to the receiver; the headers are read on the way. Backpressure: one piece at a time.
+
+    `stopped`: the guest stands still from here on; called more than once.
+    """
     stream = SenderStream()
     try:
         while data := await connection.read():
             stream.feed(data)
             meter.take(stream, now=stream.go)
+            if stream.stage not in ("header", "precopy"):
+                stopped()
             await process.stdio.write(data)
     finally:
         with contextlib.suppress(OSError):

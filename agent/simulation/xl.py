@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent.simulation.host import SimulatedHost
 
 KERNELS = ("/boot/xenU/vmlinuz-2.6.16.49-xenU-r1", "/boot/vmlinuz", "/boot/initrd.img")
-SCRIPTS = ("block", "block-xentandem", "vif-bridge")
+SCRIPTS = ("block", "block-xentandem", "vif-bridge", "vif-xentandem")
 XENSTORE_COMMANDS = ("read", "write", "ls", "list", "exists", "rm")
 
 
@@ -257,7 +257,10 @@ async def _ask(process: Process, words: Sequence[str], command: str, doing: str,
     domain = find(process, word)
     process.stderr.put(f"{doing} domain {word if domain is None else domain.domid}\n")
     if domain is None:
-        process.stderr.put(f"{command} failed (rc={libxl.ERROR_FAIL})\n")
+        process.stderr.put(
+            f"libxl: error: libxl_dom.c:37:libxl__domain_type: unable to get domain type for domid={word}\n"
+            f"{command} failed (rc={libxl.ERROR_FAIL})\n"
+        )
         return 1
     xen = Xen.of(process.host)
     if domain.spec.type == "hvm" and (domain.guest is None or domain.guest.state.ticks == 0) and "F" not in found:

@@ -22,6 +22,7 @@ from lab_lib.tools import LabFailed, prepare, step
 BOOT_LIMIT = 300.0
 RECORD = "lab.json"
 BOOTED = "booted"
+LINKS = f"ln -sf /{agents.SITE}/agent/scripts/*-xentandem /etc/xen/scripts/"  # as docs/start.md installs them
 
 
 @dataclass
@@ -112,7 +113,7 @@ class Lab:
             for machine in self.machines:
                 shell = self.shell(machine.name)
                 shell.ok(f"date -s @{time.time():.3f} >/dev/null && mount /opt/xentandem && mount /etc/xentandem")
-                shell.ok("systemctl start --no-block xentandem-agent")
+                shell.ok(f"{LINKS}; systemctl start --no-block xentandem-agent")
             self._agents(self.machines)
 
     def start(self, name: str) -> None:
@@ -177,7 +178,7 @@ class Lab:
             shell.send(archive, f"rm -rf {place} && mkdir {place} && tar -xf - -C {place} --no-same-owner")
             mounted = f"/{agents.SITE}/agent"
             shell.ok(f"mountpoint -q {mounted} && umount {mounted}; mount --bind {place} {mounted}")
-            shell.ok("systemctl restart --no-block xentandem-agent; sleep 1")
+            shell.ok(f"{LINKS}; systemctl restart --no-block xentandem-agent; sleep 1")
         self._agents(self.machines)
         self.kept = []
         self.snapshot("clean")

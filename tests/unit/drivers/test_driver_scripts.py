@@ -129,7 +129,9 @@ def test_resume_without_xen_fails_in_words() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["block-xentandem", "xentandem-fence", "xentandem-resume", "xentandem-job"])
+@pytest.mark.parametrize(
+    "name", ["block-xentandem", "vif-xentandem", "xentandem-fence", "xentandem-resume", "xentandem-job"]
+)
 def test_programs_can_be_executed(name: str) -> None:
     assert os.access(SCRIPTS / name, os.X_OK)
 

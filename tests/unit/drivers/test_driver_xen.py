@@ -59,7 +59,7 @@ def test_the_howtos_domain() -> None:
         'kernel = "/boot/xenU/vmlinuz-2.6.16.49-xenU-r1"\n'
         'cmdline = "root=/dev/hda1 ro"\n'
         'disk = ["format=raw,vdev=hda1,access=rw,script=block-xentandem,target=/dev/drbd1"]\n'
-        'vif = ["mac=a0:00:00:01:00:01,bridge=xenbr0"]\n'
+        'vif = ["mac=a0:00:00:01:00:01,bridge=xenbr0,script=vif-xentandem"]\n'
         'on_poweroff = "preserve"\n'
         'on_reboot = "preserve"\n'
         'on_crash = "preserve"\n'

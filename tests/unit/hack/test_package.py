@@ -71,7 +71,7 @@ def test_the_modules_are_the_wheels_own_and_its_scripts_can_be_run(installed: Pa
     package = Path(where.strip()).parent
     assert package.is_relative_to(installed)
     scripts = [path for path in (package / "scripts").iterdir() if path.suffix == "" and path.is_file()]
-    names = ("block-xentandem", "xentandem-fence", "xentandem-job", "xentandem-resume")
+    names = ("block-xentandem", "vif-xentandem", "xentandem-fence", "xentandem-job", "xentandem-resume")
     assert sorted(path.name for path in scripts) == list(names)
     assert all(os.access(path, os.X_OK) for path in scripts)
     assert not (package.parent / "tests").exists()
