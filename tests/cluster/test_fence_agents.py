@@ -22,6 +22,7 @@ from controller.domain.power import Device, PowerOff
 from controller.operator import Controller, Options
 from controller.reconcile.power import Fencer
 from controller.runtime.api_server import Missing
+from controller.runtime.lease import Timing
 from controller.runtime.queue import ObjectKey
 
 
@@ -55,7 +56,8 @@ async def put_secret(scene: Scene, **changes: Any) -> None:
 
 
 def with_agents(scene: Scene, **changes: Any) -> dict[str, Any]:
-    return {"fence_agents": (FENCE_AGENTS, scene.namespace), **changes}
+    """Options; with a lease that a busy machine can keep for as long as these tests take."""
+    return {"fence_agents": (FENCE_AGENTS, scene.namespace), "timing": Timing(), **changes}
 
 
 @pytest.fixture
