@@ -13,7 +13,7 @@ from typing import Any, Self
 from demo_lib.witness import Witness
 
 from agent.protocol import WatchEvent
-from bench_lib.by_hand import GUEST
+from bench_lib.by_hand import GUEST, RESOURCE
 from bench_lib.lab_stage import LabStage
 from bench_lib.report import Listing, Result, Row, number
 from bench_lib.stage import Failed
@@ -65,9 +65,11 @@ def starts(stage: LabStage, rounds: int) -> tuple[list[float], list[float]]:
         stage.freeze()
         try:
             console = stage.consoles[stage.hand.on]
-            console.ok(f"xl destroy {GUEST}; drbdadm secondary vm_plain")
-            done = (console.ok("drbdadm primary vm_plain"), console.ok(f"xl create -p /root/{GUEST}.cfg"))
+            # blkback closes the disk a little after its domain has gone
+            console.ok(f"xl destroy {GUEST}; until drbdadm secondary {RESOURCE}; do sleep 0.2; done", limit=60)
+            done = (console.ok(f"drbdadm primary {RESOURCE}"), console.ok(f"xl create /root/{GUEST}.cfg"))
             theirs.append(done[1].ended - done[0].begun)
+            stage.hand.stand_still(still=True)
         finally:
             stage.thaw()
         stage.screen.progress(f"start: {ours[-1]:.2f} s by spec.state, {theirs[-1]:.2f} s by hand")
@@ -99,7 +101,7 @@ def _destroyed(stage: LabStage) -> tuple[float, float]:
         time.sleep(1.0)
         fact = stage.consoles[host].ok(f"xl destroy {stage.guest.name}").ended
         found = heard.wait(60) - fact, told.wait(60, "the status tells of the destroyed domain") - fact
-    stage.until(lambda: _runs(stage.vm()), "the VM was started again")
+    stage.until(lambda: _runs(stage.vm()), "the VM was started again", seconds=START_LIMIT)
     return found
 
 
@@ -116,7 +118,7 @@ def _disconnected(stage: LabStage) -> tuple[float, float]:
 
     with Listener(stage, host, lost) as heard:
         time.sleep(1.0)
-        fact = stage.consoles[host].ok(f"drbdsetup disconnect {_connection(stage, host)}").ended
+        fact = stage.consoles[host].ok(f"drbdadm disconnect {resource}").ended
         seen = stage.until(told, "the status tells of the lost connection", seconds=60, step=0.02)
         found = heard.wait(60) - fact, seen - fact
     stage.consoles[host].run(f"drbdadm connect {resource}")  # the agent may have done it by now
@@ -202,12 +204,6 @@ def _runs(vm: Object) -> bool:
 def _state(stage: LabStage, state: str) -> None:
     patch: Any = f'{{"spec":{{"state":"{state}"}}}}'
     stage.kube.run("patch", "xenvm", stage.guest.name, "-n", stage.kube.namespace, "--type", "merge", "-p", patch)
-
-
-def _connection(stage: LabStage, host: str) -> str:
-    """8.4's drbdsetup names a connection by its two addresses."""
-    own, other = (next(one for one in stage.hosts.places if (one.name == host) is mine) for mine in (True, False))
-    return f"{own.replication_address}:7789 {other.replication_address}:7789"
 
 
 def _spread(values: Sequence[float]) -> str:

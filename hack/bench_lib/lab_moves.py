@@ -221,8 +221,9 @@ def _steps(ours: list[Move]) -> Listing:
     """When each step began, since the edit: medians."""
     found: dict[tuple[str, str], list[float]] = {}
     for move in ours:
-        for one in move.moments:
-            found.setdefault((one.who, one.what), []).append(one.at - move.begun)
+        firsts = {(one.who, one.what): one.at for one in reversed(move.moments)}
+        for key, at in firsts.items():
+            found.setdefault(key, []).append(at - move.begun)
         found.setdefault(("guest", "last record on the source"), []).append(move.left - move.begun)
         found.setdefault(("guest", "first record on the target"), []).append(move.came - move.begun)
     ordered = sorted(((statistics.median(at), who, what) for (who, what), at in found.items()))

@@ -13,6 +13,7 @@ from bench_lib.report import Listing, Result, Row, number
 from bench_lib.stage import Failed
 
 PORT = 9100
+START_LIMIT = 300.0  # the agent's modules take long to be loaded under emulation
 PYTHON = f"/{agents.PREFIX}/bin/python"
 RATIO_GOAL = 0.8
 
@@ -50,7 +51,7 @@ def _carry(stage: LabStage, mode: str) -> Carried:
     pki = "/etc/xentandem/pki"
     listen = f"{PYTHON} /run/stream_target.py {mode} {PORT} mk1 {pki}"
     there.ok(f"(setsid {listen} >/run/stream.log 2>&1 </dev/null &)")
-    there.ok("until grep -q listening /run/stream.log; do sleep 0.1; done", limit=60)
+    there.ok("until grep -q listening /run/stream.log; do sleep 0.1; done", limit=START_LIMIT)
     address = settings.address(stage.hosts.lab.machine("mk2").index)
     sent = here.ok(f"{PYTHON} /run/stream_source.py {mode} {address} {PORT} mk2 {pki} /run/stream")
     try:

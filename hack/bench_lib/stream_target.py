@@ -61,8 +61,8 @@ async def run(mode: str, port: int, source: str, pki: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF)
     meter: Any = NoMeter()
     await target._inbound(stream, process, meter)
-    await stream.write(b"1")
     after = resource.getrusage(resource.RUSAGE_SELF)
+    sock.close()
     print(f"{after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.4f}", flush=True)
     await process.wait()
 
