@@ -68,6 +68,12 @@ def in_the_way(uid: str, name: str, domains: Iterable[DomainState], node: str) -
     """Why no domain of this VM may be made on the host, besides the VM's own main domain. None: nothing."""
     for domain in mine(uid, name, domains):
         where = f"domain {domain.domid} ({domain.name}, {domain.flags}) on {node}"
+        if domain.kind == "zombie" and domain.state != "dying" and domain.uuid is not None:
+            return Refusal(
+                reason="LeftoverDomain",
+                message=f"{where} has lost its name and is not dead: what made or removed it was killed."
+                f" When no xl works on it any more, `xl destroy {domain.domid}` removes it",
+            )
         if domain.kind == "zombie":
             return Refusal(
                 reason="ZombieDomain",

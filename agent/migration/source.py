@@ -265,7 +265,7 @@ class Send:
         """Destroy what is left of the domain here: it is the target's now. Raises Refused while anything is left."""
         for one in await own_domains(self._context, domain):
             what = f"domain {one.domid} ({one.name}, {one.flags})"
-            if one.kind == "zombie":
+            if one.kind == "zombie" and (one.state == "dying" or one.uuid is None):
                 raise Refused(
                     "ZombieDomain",
                     f"{what} is dead on {self._context.node} and may hold its disk; only the host's reboot clears it",

@@ -64,6 +64,7 @@ def test_nothing_left_before_the_permission() -> None:
 
 
 INCOMING = domain("paused", "incoming")
+NAMELESS = domain("paused", "zombie", cpu_seconds=0.0)
 NEW = domain("paused", cpu_seconds=0.0)
 
 
@@ -72,6 +73,7 @@ NEW = domain("paused", cpu_seconds=0.0)
     [
         pytest.param([], Nothing(), id="the receiver removed it"),
         pytest.param([INCOMING], Remove(INCOMING), id="receiver killed, or go lost"),
+        pytest.param([NAMELESS], Remove(NAMELESS), id="receiver killed while it took its copy down"),
         pytest.param([NEW], Arrived(NEW), id="arrived; the report may be lost"),
     ],
 )
@@ -87,6 +89,8 @@ def test_recorded_interruptions_on_the_target(own: list[DomainState], verdict: o
         [domain("running", "incoming")],
         [domain("paused", "incoming", cpu_seconds=1.0)],
         [domain("dying", "zombie")],
+        [domain("paused", "zombie", cpu_seconds=1.0)],
+        [domain("paused", "zombie", cpu_seconds=0.0, uuid=None)],
         [domain("suspended", "migratedaway")],
     ],
 )
