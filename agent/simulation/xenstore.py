@@ -166,6 +166,8 @@ def _write(store: XenStore, program: str, words: Sequence[str]) -> tuple[int, st
 def _remove(store: XenStore, program: str, paths: Sequence[str], *, tidy: bool) -> tuple[int, str, str]:
     for path in paths:
         if store.read(path) is None:
+            if store.read(path.rstrip("/").rpartition("/")[0] or "/") is not None:
+                continue  # gone already is as good, where its parent is there (xenstored_core.c, do_rm())
             return 1, "", f"{program}: could not remove path {path}\n"
         (store.prune if tidy else store.remove)(path)
     return 0, "", ""

@@ -44,7 +44,7 @@ class Answer:
 
     def __str__(self) -> str:
         """In the form of tests/samples."""
-        lines = [*self.stdout.splitlines(), *(f"[stderr] {line}" for line in self.stderr.splitlines())]
+        lines = [*self.stdout.splitlines(), *(f"[stderr] {line}" for line in self.stderr.rstrip("\n").splitlines())]
         return "\n".join([*lines, f"[exit {self.exit}]"])
 
 

@@ -80,7 +80,6 @@ async def drbd_grow(hosts: Tools) -> None:
     await hosts.see("mk1", f"drbdadm resize {NAME}", where="both")
     await settled(hosts)
     await hosts.see_both(*SIZES, LVS, *BRIEF, where="grown")
-    await hosts.see("mk1", f"drbdadm -- --size=16M resize {NAME}", where="smaller")
     await hosts.do("mk2", f"drbdadm disconnect {NAME}")
     await hosts.until("mk1", PROC, "cs:WFConnection")
     await hosts.see("mk1", f"drbdadm resize {NAME}", where="disconnected")
