@@ -10,6 +10,7 @@ import scenarios
 from accidents import ACCIDENTS, Accident, explored, table
 from explorer import Violation, explore
 
+pytestmark = pytest.mark.timeout(900)  # seconds on the clock, of a machine that may have much else to do
 DOCUMENT = Path(__file__).parents[2] / "docs" / "exploration.md"
 
 

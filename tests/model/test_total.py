@@ -9,6 +9,7 @@ from functools import cache
 
 import objects
 import observe
+import pytest
 import rules
 import scenarios
 from arbitrary import ANSWERS, REFUSALS, Arbitrary, Told, decide, spoilt, worlds
@@ -20,6 +21,7 @@ from states import HOSTS, NAMES, World
 from agent.protocol import InitialSync, OperationRequest, VolumeRemoval
 from controller.domain.actions import Decision, DeleteVolume, Operate, PutDomain, Refused
 
+pytestmark = pytest.mark.timeout(900)  # seconds on the clock, of a machine that may have much else to do
 LIMITS = settings(
     max_examples=150,
     deadline=None,

@@ -313,6 +313,8 @@ def remove(world: VolumeWorld, host: int, uid: int, policy: str) -> Worlds:
     if lv is not None:
         if not ours(lv.uid, kept):
             raise No("LogicalVolumeNotOurs")
+        if policy == "Retain" and any(other.retained and other.uid == lv.uid for other in world.hosts[host].lvs):
+            raise No("RenameFailed")  # lvrename: the name is there already
         world = _delete(world, host) if policy == "Delete" else with_lv(world, host, retained=True)
         yield world
     yield with_host(world, host, record=None)
