@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import devcluster
 import pytest
 from api_objects import kubectl
-
-from tests.cluster.test_kubectl_xen import NOW, Object, Place
+from plugin_place import NOW, Object, Place
 
 VOLUME = "vm-shaolin"
 FOUND = {
