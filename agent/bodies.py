@@ -11,7 +11,7 @@ from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
 from agent.protocol import Name, OperationId
 
-BODY_LIMIT = 1 << 20  # bytes; the largest request is a domain's configuration
+BODY_LIMIT = 1 << 16  # bytes; the largest request, a domain's configuration, has less than a quarter
 BODY_SECONDS = 20.0  # from the end of the headers to the end of the body
 MISTAKES = 20  # of a body that are told
 SHOWN = 80  # letters of a wrong value, or of an unknown field

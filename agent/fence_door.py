@@ -134,7 +134,10 @@ class Door:
 
 def _parse(line: bytes) -> Question:
     """Raises ValueError."""
-    found = json.loads(line)
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        found = None
     if not isinstance(found, dict) or found.get("version") != 1:
         raise ValueError(f"not a question of version 1: {line[:80]!r}")
     resource, peer = found.get("resource"), found.get("peer")

@@ -28,6 +28,7 @@ from agent.protocol import (
     OperationCancel,
     OperationRequest,
     PreflightRequest,
+    VerdictDesired,
     VolumeDesired,
     VolumeRemoval,
 )
@@ -44,6 +45,7 @@ ANSWERS = {200, 204, 404, 405, 409, 413, 415, 422}
 MODELS: dict[str, type[BaseModel]] = {
     "host": HostDesired,
     "volume": VolumeDesired,
+    "verdict": VerdictDesired,
     "volume's removal": VolumeRemoval,
     "domain": DomainDesired,
     "domain's removal": DomainRemoval,

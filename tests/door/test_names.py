@@ -36,6 +36,13 @@ def requests(rig: Rig) -> dict[str, tuple[str, str, Body]]:
         "volume": (
             "PUT", f"/v1/volumes/{RESOURCE}", rig.volume(role="Primary", metadata_group="vg0", verify_alg="sha1"),
         ),
+        "verdict": (
+            "PUT", f"/v1/volumes/{RESOURCE}/verdict",
+            {
+                "term": TERM, "uid": VOLUME, "resource": RESOURCE,
+                "verdict": {"number": 1, "survivor": "mk1", "stale": "mk2", "reason": "HostOff"},
+            },
+        ),
         "volume's removal": (
             "DELETE", f"/v1/volumes/{RESOURCE}", {"term": TERM, "uid": VOLUME, "policy": "Delete"},
         ),
@@ -69,8 +76,8 @@ def put(body: Body, place: Place, value: Any) -> Body:
 
 
 KINDS = (
-    "host", "volume", "volume's removal", "domain", "domain's removal", "preflight", "cancellation", "initial-sync",
-    "write-content", "migrate-send", "migrate-receive",
+    "host", "volume", "verdict", "volume's removal", "domain", "domain's removal", "preflight", "cancellation",
+    "initial-sync", "write-content", "migrate-send", "migrate-receive",
 )  # fmt: skip
 
 
@@ -94,10 +101,12 @@ def test_hostile_names_are_refused_in_every_field(rig: Rig, kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("host", "preflight")])
 def test_hostile_names_are_refused_in_the_path(rig: Rig, kind: str) -> None:
     method, path, body = requests(rig)[kind]
-    folder = path if method == "POST" else path.rpartition("/")[0]
+    name = path.split("/")[3] if method != "POST" else ""
     with rig.unchanged():
         for value in HOSTILE:
-            status, answer = rig.ask(method, f"{folder}/{quote(value, safe='')}", body)
+            hostile = quote(value, safe="")
+            place = path.replace(f"/{name}", f"/{hostile}") if name else f"{path}/{hostile}"
+            status, answer = rig.ask(method, place, body)
             assert status in (404, 405, 422), (value, status, answer)
             assert answer["message"].isprintable(), (value, answer)
 
