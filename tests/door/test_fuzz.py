@@ -35,7 +35,7 @@ from agent.protocol import (
 
 EXAMPLES = int(os.environ.get("XENTANDEM_FUZZ", "0"))
 FUZZ = settings(
-    max_examples=EXAMPLES or 50,
+    max_examples=EXAMPLES or 30,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
@@ -164,7 +164,7 @@ def test_requests_that_are_nearly_good(target: Target, data: st.DataObject, kind
     assert rig.ask("GET", "/healthz")[0] == 200
 
 
-@settings(FUZZ, max_examples=EXAMPLES or 25)
+@settings(FUZZ, max_examples=EXAMPLES or 20)
 @given(data=st.data(), kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4))
 def test_requests_of_any_shape(target: Target, data: st.DataObject, kinds: list[str]) -> None:
     rig = target.rig()
