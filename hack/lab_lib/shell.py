@@ -11,7 +11,7 @@ from pathlib import Path
 from lab_lib.image import ssh_key
 from lab_lib.tools import LabFailed
 
-QUIET = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10")
+QUIET = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=60")
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,6 @@ async def test_killed_at_a_write_of_the_journal(running: Pair, side: str, point:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("side", "words"), COMMANDS, ids=[f"{side} {words}" for side, words in COMMANDS])
-async def test_killed_at_a_command(running: Pair, side: str, words: str, when: When) -> None:
+async def test_rows_20_21_killed_at_a_command(running: Pair, side: str, words: str, when: When) -> None:
     running.hosts[side].die_at_command(words, when)
     await die_and_go_on(running, side)

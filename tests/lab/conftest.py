@@ -9,11 +9,13 @@ import pytest
 from lab_lib import settings, tools
 from lab_lib.lab import Lab
 
+from tests.lab.faults import HOLD, HOTPLUG, RECEIVES, Faults
 from tests.lab.hosts import Hosts
 
 WHY_NOT = tools.why_not()
 collect_ignore_glob = ["test_*.py"] if WHY_NOT else []
-SECONDS = 900  # the first test boots the hosts, or even builds what they boot from
+SECONDS = 1800  # the first test boots the hosts, or even builds what they boot from
+MOVING = ("arriving",)  # kept in the middle of a move: their clocks must not jump
 
 
 def pytest_report_header() -> str | None:
@@ -67,17 +69,36 @@ async def running(lab: Lab) -> AsyncIterator[Hosts]:
     await hosts.close()
 
 
+@pytest.fixture
+async def arriving(lab: Lab) -> AsyncIterator[Hosts]:
+    """... and moves to mk2: its memory is there, and Xen is about to attach the disk (trap "attach")."""
+    hosts = await _at(lab, "arriving")
+    yield hosts
+    await hosts.close()
+
+
 async def _at(lab: Lab, tag: str) -> Hosts:
     """Hosts as they are at that tag; the first time they are brought there, then kept."""
     if tag in lab.kept:
-        lab.restore(tag)
+        lab.restore(tag, set_clock=tag not in MOVING)
         return Hosts(lab)
-    if tag == "running":
-        hosts = await _at(lab, "synced")
-        await hosts.run_vm()
-    else:
+    if tag == "synced":
         lab.restore("clean")
         hosts = Hosts(lab)
         await hosts.make_volume()
+    elif tag == "running":
+        hosts = await _at(lab, "synced")
+        await hosts.run_vm()
+    else:
+        hosts = await _at(lab, "running")
+        await _arriving(hosts)
     lab.snapshot(tag)
     return hosts
+
+
+async def _arriving(hosts: Hosts) -> None:
+    faults = Faults(hosts)
+    faults.trap("mk2", HOTPLUG, "add", HOLD, name="attach")
+    faults.trap("mk2", "xl", "migrate-receive", RECEIVES, name="receives")
+    await hosts.move()
+    await faults.sprung("mk2", "attach")

@@ -7,6 +7,7 @@ import base64
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +34,13 @@ from agent.protocol import (
     VolumeState,
 )
 from agent.simulation.guest import RECORD, SLOTS, last_record, ring_offset
-from controller.agents.client import AgentClient, ClientTls, Unreachable
+from controller.agents.client import AgentClient, ClientTls, Refused, Unreachable
 
 UID = "11111111-1111-4111-8111-111111111111"
 VOLUME_UID = "99999999-9999-4999-8999-999999999999"
 NAME, RESOURCE, DEVICE = "shaolin", "vm_shaolin", "/dev/drbd1"
 GUEST_ADDRESS = "10.0.0.91"
-LIMIT = 300.0  # seconds, under emulation on a busy machine
+LIMIT = 600.0  # seconds, under emulation on a busy machine
 SIZE = 64 << 20
 
 
@@ -272,8 +273,32 @@ class Hosts:
         )
         await self.operate(source, operation, body)
 
-    async def cancel(self, name: str, operation: str = "move") -> OperationState:
-        return await self.clients[name].cancel(operation, OperationCancel(term=1, uid=UID))
+    async def cancel(self, name: str, operation: str = "move", *, source_keeps: bool = True) -> OperationState:
+        request = OperationCancel(term=1, uid=UID, source_keeps=source_keeps)
+        return await self.clients[name].cancel(operation, request)
+
+    async def resolve(self, operation: str = "move") -> str:
+        """What the controller does until both sides have ended (both hosts on); returns who has the VM then."""
+        parts: list[OperationState | None] = []
+
+        async def over() -> bool:
+            parts[:] = [(await self.state(name)).operations.get(operation) for name in ("mk1", "mk2")]
+            sent, received = parts
+            sent_over = sent is None or sent.outcome is not None
+            received_over = received is None or received.outcome is not None
+            if sent_over and received_over:
+                return True
+            unclear = sent is not None and sent.refusal is not None and sent.refusal.reason == "HandOverUnclear"
+            with suppress(Refused):
+                if not received_over and (unclear or (sent_over and (sent is None or sent.outcome != "Succeeded"))):
+                    await self.cancel("mk2", operation)
+                elif received_over and unclear and (received is None or received.outcome != "Succeeded"):
+                    await self.cancel("mk1", operation)
+            return False
+
+        await self.until(over, f"both ends of {operation}")
+        received = parts[1]
+        return "mk2" if received is not None and received.outcome == "Succeeded" else "mk1"
 
     async def troubled(self, name: str, reason: str, operation: str = "move") -> Refusal:
         def held(state: HostState) -> bool:

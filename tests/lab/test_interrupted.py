@@ -9,7 +9,7 @@ async def test_cancelled_while_memory_is_copied(running: Hosts) -> None:
     await running.move()
     await running.phase("mk1", "Precopy")
     await running.phase("mk2", "Receiving")
-    await running.cancel("mk1")
+    await running.cancel("mk1", source_keeps=False)
     await running.ended("mk1", "move", "Cancelled")
     received = await running.over("mk2", "move")
     assert received.outcome in ("Cancelled", "Failed")
@@ -17,7 +17,7 @@ async def test_cancelled_while_memory_is_copied(running: Hosts) -> None:
     running.nothing_lost("mk1")
 
 
-async def test_the_target_loses_power_while_memory_is_copied(running: Hosts) -> None:
+async def test_row_13_the_target_loses_power_while_memory_is_copied(running: Hosts) -> None:
     await running.move()
     await running.phase("mk2", "Receiving")
     running.lab.kill("mk2")
@@ -27,7 +27,7 @@ async def test_the_target_loses_power_while_memory_is_copied(running: Hosts) -> 
     running.nothing_lost("mk1")
 
 
-async def test_the_cable_is_pulled_while_memory_is_copied(running: Hosts) -> None:
+async def test_row_26_the_cable_is_pulled_while_memory_is_copied(running: Hosts) -> None:
     """An ordinary loss of the peer, and no end of the move: both streams pick up again."""
     await running.move()
     await running.phase("mk2", "Receiving")
@@ -41,7 +41,7 @@ async def test_the_cable_is_pulled_while_memory_is_copied(running: Hosts) -> Non
     running.nothing_lost("mk1", "mk2")
 
 
-async def test_the_agents_are_killed_while_memory_is_copied(running: Hosts) -> None:
+async def test_row_20_the_agents_are_killed_while_memory_is_copied(running: Hosts) -> None:
     """The source's xl goes on in its systemd scope; whatever the two find when they are back, the VM is on one host."""
     await running.move()
     await running.phase("mk2", "Receiving")
