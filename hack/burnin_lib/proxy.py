@@ -146,7 +146,7 @@ class Proxy:
             response = web.StreamResponse(status=upstream.status, headers={"Content-Type": "application/json"})
             await response.prepare(request)
             async with aclosing(_lines(upstream)) as lines, aclosing(self._spoilt(lines)) as spoilt:
-                with suppress(ConnectionResetError):
+                with suppress(ConnectionError, aiohttp.ClientError):
                     async for line in spoilt:
                         await response.write(line)
         return response
