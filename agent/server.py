@@ -89,6 +89,7 @@ class Server:
             shutdown_timeout=DRAIN_SECONDS,
             keepalive_timeout=IDLE_SECONDS,
             auto_decompress=False,
+            lingering_time=1.0,  # seconds for what comes after a refusal
         )
         await self._runner.setup()
         assert self._runner.server is not None
