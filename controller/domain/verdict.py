@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from agent.protocol import GenerationIds, Refusal, Verdict, VerdictDesired, VolumeState
-from controller.api.drbdvolume import DrbdVolumeStatus, VerdictStatus
+from controller.api.drbdvolume import DrbdVolumeStatus
+from controller.api.volume_fencing import VerdictStatus
 from controller.domain.actions import Event, PutVerdict
 from controller.domain.conditions import timestamp
 from controller.domain.volume_case import VolumeCase

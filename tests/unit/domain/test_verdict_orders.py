@@ -9,7 +9,7 @@ import pytest
 from agent import fence_records
 from agent.drivers.drbd import DrbdResource
 from agent.fence_records import STALE, Answer, FenceFacts, Step
-from controller.api.drbdvolume import VerdictStatus
+from controller.api.volume_fencing import VerdictStatus
 from controller.domain.verdict import Fencing, Reason
 from tests.unit.domain.verdict_orders import Accident, World, decided, moves
 
