@@ -49,14 +49,14 @@ def main(arguments: list[str]) -> int:
     os.chdir(bootstrap.PROJECT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if "-h" in arguments or "--help" in arguments:
-        print("usage: hack/test [--checks | --no-lab] [PYTEST ARGUMENT...]   (pytest's own: .venv/bin/pytest --help)")
+        print("usage: hack/test [--checks | --lab] [PYTEST ARGUMENT...]   (pytest's own: .venv/bin/pytest --help)")
         return 0
     try:
-        if arguments and not {"--checks", "--no-lab"} & set(arguments):
+        if arguments and not {"--checks", "--lab"} & set(arguments):
             return _pytest(arguments)
         results = _checks()
         if "--checks" not in arguments:
-            results = _tests(results, lab="--no-lab" not in arguments)
+            results = _tests(results, lab="--lab" in arguments)
     except KeyboardInterrupt:
         return 130
     return 0 if all(result.passed for result in results) else 1
@@ -125,15 +125,15 @@ def _programs_problem() -> str:
 
 
 def _tests(results: list[Result], *, lab: bool) -> list[Result]:
-    """All tests; those on real hosts after the others, where they can run: they want the machine for themselves."""
-    why_not = tools.why_not() if lab else "--no-lab"
+    """All tests; with `lab` those on real hosts too, after the others: they want the machine for themselves."""
+    why_not = tools.why_not() or "they take long"
     workers = max(2, min(4, os.cpu_count() or 2))
     suites = [("tests", ["-n", str(workers), "--dist", "loadgroup", *(f"--ignore={path}" for path in LAB_TESTS)])]
-    if not why_not:
+    if lab:
         suites.append(("tests on real Xen hosts", [*LAB_TESTS, "--durations=10"]))
     for name, arguments in suites:
         told = [str(result) for result in results]
-        if why_not:
+        if not lab:
             told.append(f"left out: the tests on real Xen hosts ({why_not}); hack/test {' '.join(LAB_TESTS)} runs them")
         begun = time.monotonic()
         code = _pytest(arguments, told)

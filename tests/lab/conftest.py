@@ -9,13 +9,14 @@ import pytest
 from lab_lib import settings, tools
 from lab_lib.lab import Lab
 
+from agent.protocol import HostState
 from tests.lab.faults import HOLD, HOTPLUG, RECEIVES, Faults
 from tests.lab.hosts import Hosts
 
 WHY_NOT = tools.why_not()
 collect_ignore_glob = ["test_*.py"] if WHY_NOT else []
 SECONDS = 1800  # the first test boots the hosts, or even builds what they boot from
-MOVING = ("arriving",)  # kept in the middle of a move: their clocks must not jump
+MOVING = ("copying", "arriving")  # kept in the middle of a move: their clocks must not jump
 
 
 def pytest_report_header() -> str | None:
@@ -70,8 +71,16 @@ async def running(lab: Lab) -> AsyncIterator[Hosts]:
 
 
 @pytest.fixture
+async def copying(lab: Lab) -> AsyncIterator[Hosts]:
+    """... and moves to mk2: its memory is being copied."""
+    hosts = await _at(lab, "copying")
+    yield hosts
+    await hosts.close()
+
+
+@pytest.fixture
 async def arriving(lab: Lab) -> AsyncIterator[Hosts]:
-    """... and moves to mk2: its memory is there, and Xen is about to attach the disk (trap "attach")."""
+    """... its memory is on mk2, where Xen is about to attach the disk (trap "attach"); then comes "ready"."""
     hosts = await _at(lab, "arriving")
     yield hosts
     await hosts.close()
@@ -91,9 +100,19 @@ async def _at(lab: Lab, tag: str) -> Hosts:
         await hosts.run_vm()
     else:
         hosts = await _at(lab, "running")
-        await _arriving(hosts)
+        await (_copying if tag == "copying" else _arriving)(hosts)
     lab.snapshot(tag)
     return hosts
+
+
+async def _copying(hosts: Hosts) -> None:
+    await hosts.move()
+
+    def begun(state: HostState) -> bool:
+        transfer = state.operations["move"].transfer
+        return transfer is not None and transfer.pages_sent > 1000
+
+    await hosts.becomes("mk2", "memory received", begun)
 
 
 async def _arriving(hosts: Hosts) -> None:

@@ -1,7 +1,7 @@
 """Accidents on a host at an exact point of a move, made from outside of the agents.
 
 A program that the agent or Xen calls is stood in for, on that host, by a script that does something once and then is
-the program.
+the program. Words between two hosts' relocation ports are lost by a routing rule, while DRBD's pass.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from agent.migration.stream import BANNER, READY
 from tests.lab.hosts import Hosts
 
 AGENT_DIES = "kill -9 $(systemctl show -p MainPID --value xentandem-agent)"
+BEFORE = f"{AGENT_DIES}; exit 1"
+AFTER = f'"$real" "$@"; {AGENT_DIES}; exit 0'
 HOLD = 'until [ -e "$trap/go" ]; do sleep 0.1; done'
 _REPORT = 'if [ -e "$trap/lose" ]; then cat >/dev/null; else cat; fi'
 # Of the receiver: its banner and "ready" pass; its report, too, unless it shall be lost
 RECEIVES = f'"$real" "$@" | {{ dd bs=1 count={len(BANNER) + len(READY)} status=none; {_REPORT}; }}; exit'
 HOTPLUG = "/etc/xen/scripts/block-xentandem"
 TRAPS = "/run/lab-traps"
+# Our own addresses are looked up first, and what is found there is not lost: that lookup gets its turn later
+_LOSE = (
+    "ip rule add pref 100 lookup local; ip rule del pref 0; "
+    "ip rule add pref 1 {which} blackhole; ip -s rule | grep -q blackhole"
+)
+_FOUND = "ip rule del pref 1; ip rule add pref 0 lookup local; ip rule del pref 100"
+TO_ME_IS_LOST = _LOSE.format(which="iif xenbr0 ipproto 6 dport 8002")
+FROM_ME_IS_LOST = _LOSE.format(which="ipproto 6 sport 8002")
 
 
 class Faults:
@@ -67,6 +77,14 @@ class Faults:
     def lose_report(self, host: str) -> None:
         """Of the receiver behind the trap RECEIVES."""
         self._hosts.on(host, f"touch {TRAPS}/receives/lose")
+
+    def find_again(self, host: str) -> None:
+        """Words between the relocation ports pass again."""
+        self._hosts.on(host, _FOUND)
+
+    def kill(self, host: str, words: str) -> None:
+        """SIGKILL to the processes whose command line begins with these words, and to none of their helpers."""
+        self._hosts.on(host, f"kill -9 $(pgrep -f '^[^ ]*{words}')")
 
     def kill_agent(self, host: str) -> None:
         self._hosts.on(host, AGENT_DIES)

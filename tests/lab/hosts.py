@@ -211,6 +211,10 @@ class Hosts:
 
         await self.until(more, f"records of the guest on {name}")
 
+    def last_record_found(self, name: str) -> int:
+        """By the guest when it booted there last: what it had been told was written must be there."""
+        return int(re.findall(r"guest: last record found (\d+)", self.console(name))[-1])
+
     def answers_ping(self, name: str) -> bool:
         return self.lab.shell(name).run(f"ping -c3 -i0.3 -W5 {GUEST_ADDRESS}").exit == 0
 
