@@ -83,7 +83,7 @@ async def test_delays_ring_in_their_order() -> None:
     queue = WorkQueue()
     keys: list[ObjectKey] = [("XenVM", "", str(n)) for n in range(20)]
     for n in reversed(range(20)):
-        queue.add_after(keys[n], 0.001 * (n + 1))
+        queue.add_after(keys[n], 0.03 * (n + 1))
     assert [await asyncio.wait_for(queue.get(), 5) for _ in keys] == keys
 
 
