@@ -8,7 +8,7 @@ from agent.protocol import DOMAIN_OVERHEAD_MIB, HostFacts, HostState, Refusal, V
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xenvm import XenVM
 from controller.domain.volume_case import VolumeCase
-from controller.domain.world import HostView, World, domains_on
+from controller.domain.world import HostView, World, domains_on, vm_on
 
 
 def claimed_by_another(case: VolumeCase) -> Refusal | None:
@@ -153,17 +153,22 @@ def memory_needed(vm: XenVM) -> int:
     return vm.spec.memory_mib + DOMAIN_OVERHEAD_MIB
 
 
+def _coming(host: HostView, vm: XenVM) -> int:
+    """MiB that a VM which is placed there will take yet. A domain that is being built has its memory bit by bit."""
+    domains = domains_on(host, vm.metadata.uid, vm.metadata.name)
+    state = vm_on(host, vm.metadata.uid)
+    if domains and (state is None or state.status != "starting"):
+        return 0
+    return max(0, memory_needed(vm) - sum(domain.memory_mib or 0 for domain in domains))
+
+
 def free_memory(world: World, host: HostView, facts: HostFacts) -> tuple[int | None, int]:
     """MiB that are free for certain, None: not known; and MiB that no VM has, to compare hosts by.
 
     Agents read free memory now and then, but tell of domains at once: what a domain took since that reading is not
     free, and VMs that are placed together must not all go where most was free then.
     """
-    coming = sum(
-        memory_needed(vm)
-        for vm in world.objects.vms_on(host.name)
-        if vm.spec.state != "Stopped" and not domains_on(host, vm.metadata.uid, vm.metadata.name)
-    )
+    coming = sum(_coming(host, vm) for vm in world.objects.vms_on(host.name) if vm.spec.state != "Stopped")
     held = sum(domain.memory_mib or 0 for domain in host.live.domains.values()) if host.live else 0
     left = (facts.memory_total_mib or 0) - held - coming
     return None if facts.memory_free_mib is None else min(facts.memory_free_mib - coming, left), left

@@ -12,7 +12,7 @@ import pytest
 from api_objects import howto
 from harness import Scene, object_writes, runs_on
 
-from agent.simulation.truth import Records
+from agent.simulation.truth import Truth
 from controller.api.common import quantity_bytes
 from controller.api.xennode import XenNode
 from controller.domain.actions import STEP_SECONDS
@@ -36,15 +36,14 @@ async def test_two_manifests_become_a_running_vm_that_moves_there_and_back(scene
     assert vm.status.phase == "Running"
     assert truth.running(uid) == ("mk1",)
     for target, epoch in (("mk2", 2), ("mk1", 3)):
-        records = truth.records(uid)
-        before = records.acknowledged
+        before = truth.records(uid).acknowledged
         await scene.move("shaolin", target)
         vm = await scene.until("XenVM", "shaolin", runs_on(target))
         assert vm.status.placement.epoch == epoch
         assert vm.status.migration.outcome == "Succeeded"
         assert truth.running(uid) == (target,)
         assert truth.primaries("vm_shaolin") == (target,)
-        await scene.until_true(partial(wrote_on, records, before), "the guest writes on")
+        await scene.until_true(partial(wrote_on, truth, uid, before), "the guest writes on")
     assert truth.records(uid).hosts == ["mk1", "mk2", "mk1"]
     await scene.patch("XenVM", "shaolin", {"spec": {"state": "Stopped"}})
     await scene.until("XenVM", "shaolin", lambda vm: vm.status.phase == "Stopped")
@@ -90,8 +89,8 @@ async def writes_of(
     return object_writes(controller) - before, lasted
 
 
-def wrote_on(records: Records, before: int) -> bool:
-    return records.acknowledged > before + 1
+def wrote_on(truth: Truth, uid: str, before: int) -> bool:
+    return truth.records(uid).acknowledged > before + 1
 
 
 def has_free(mib: int, node: XenNode) -> bool:

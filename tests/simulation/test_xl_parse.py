@@ -74,7 +74,7 @@ def test_what_the_agent_renders_is_what_xl_reads() -> None:
     assert (spec.name, spec.uuid, spec.type, spec.vcpus) == ("shaolin", UUID, "pvh", 2)
     assert (spec.target_kib, spec.max_kib) == (512 * 1024, 4096 * 1024)
     assert spec.disks == (DiskSpec("/dev/drbd1", "hda1", "w", "block-xentandem"),)
-    assert spec.vifs == (VifSpec("a0:00:00:01:00:01", "xenbr0"),)
+    assert spec.vifs == (VifSpec("a0:00:00:01:00:01", "xenbr0", "vif-xentandem"),)
     assert (spec.on_poweroff, spec.on_reboot, spec.on_crash) == ("preserve", "preserve", "preserve")
 
 

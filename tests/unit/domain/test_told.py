@@ -158,6 +158,20 @@ def test_what_a_domain_took_since_free_memory_was_read_is_not_free():
     assert "mk1: 592 MiB free, 1028 MiB needed" in message, "8192 MiB in all, 4096 of them free when it was read"
 
 
+def test_what_a_domain_that_is_being_built_has_not_taken_yet_is_not_free():
+    worlds = howto(created=True)
+    spec = {key: value for key, value in SHAOLIN.items() if key != "node"}
+    worlds.apply("XenVM", "first", {**spec, "node": "mk1", "memory": "3Gi", "disks": []}, uid=SECOND_UID)
+    worlds.commit("XenVM", "first", worlds.decide_vm("first"))
+    built = domain_state(name="first", uuid=SECOND_UID, memory_mib=8)
+    starting = vm_state(uid=SECOND_UID, name="first", status="starting")
+    worlds.tell("mk1", domains={"4": built}, vms={SECOND_UID: starting})
+    worlds.tell("mk2", domains={"3": domain_state(name="other", uuid="x", memory_mib=8000)})
+    worlds.apply("XenVM", "one", {**spec, "memory": "2Gi", "disks": []}, uid="eeeeeeee-0000-4000-8000-000000000005")
+    message = conditions(worlds.decide_vm("one"))["Stalled"].message
+    assert "mk1: 1028 MiB free, 2052 MiB needed" in message
+
+
 def test_a_host_that_a_vm_moves_to_is_not_forgotten():
     """Also a VM without a disk, of which no volume tells."""
     worlds, _ = begun()
