@@ -17,6 +17,8 @@ from bench_lib.consoles import Console, Typed
 GUEST, RESOURCE, MINOR = "plain", "vm_plain", 2
 PORT = 9000
 TRANSPORTS = ("tcp", "ssh")
+FOLDER = "/var/lib/by-hand"  # on the hosts
+CONFIGURATION = f"{FOLDER}/{GUEST}.cfg"
 _RESOURCE = """\
 resource vm_plain {{
   net {{ protocol C; }}
@@ -54,6 +56,12 @@ while True:
             raise SystemExit
         s.sendall(data) if fd == 0 else os.write(1, data)
 """
+_SSH = """\
+IdentityFile {}/id_ed25519
+StrictHostKeyChecking no
+UserKnownHostsFile /dev/null
+LogLevel ERROR
+"""
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,10 @@ class ByHand:
         one, other = (settings.address(machine.index) for machine in self._lab.machines[:2])
         files = {
             f"/etc/drbd.d/{RESOURCE}.res": _RESOURCE.format(one, other),
-            f"/root/{GUEST}.cfg": _DOMAIN,
-            "/root/send.py": _SEND,
-            "/root/.ssh/id_ed25519": ssh_key().read_text(),
-            "/root/.ssh/config": "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n",
+            CONFIGURATION: _DOMAIN,
+            f"{FOLDER}/send.py": _SEND,
+            f"{FOLDER}/id_ed25519": ssh_key().read_text(),
+            "/etc/ssh/ssh_config.d/by-hand.conf": _SSH.format(FOLDER),
         }
         for name, console in self._consoles.items():
             for path, text in files.items():
@@ -100,7 +108,7 @@ class ByHand:
         self._consoles["mk1"].ok(f"drbdadm new-current-uuid --clear-bitmap {RESOURCE}/0")  # both are all zero
         self._until("mk1", "ds:UpToDate/UpToDate")
         self._consoles["mk1"].ok(f"drbdadm primary {RESOURCE}")
-        self._consoles["mk1"].ok(f"xl create /root/{GUEST}.cfg")
+        self._consoles["mk1"].ok(f"xl create {CONFIGURATION}")
 
     def move(self, transport: str) -> HandMove:
         """To the other host. Raises Failed."""
@@ -110,9 +118,9 @@ class ByHand:
         migrate = f"xl migrate {GUEST} {target}"
         if transport == "tcp":
             listen = _LISTEN.format(port=PORT)
-            there.ok(f'(setsid python3 -c "{listen}" >/root/receive.log 2>&1 </dev/null &)')
+            there.ok(f'(setsid python3 -c "{listen}" >{FOLDER}/receive.log 2>&1 </dev/null &)')
             there.ok(f"until ss -Hltn 'sport = {PORT}' | grep -q .; do sleep 0.1; done")
-            migrate = f"xl migrate -s '' {GUEST} 'python3 -S /root/send.py {address} {PORT}'"
+            migrate = f"xl migrate -s '' {GUEST} 'python3 -S {FOLDER}/send.py {address} {PORT}'"
         two = "drbdadm net-options --allow-two-primaries={} " + RESOURCE
         steps = [
             there.ok(two.format("yes")),

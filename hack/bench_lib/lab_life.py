@@ -13,7 +13,7 @@ from typing import Any, Self
 from demo_lib.witness import Witness
 
 from agent.protocol import WatchEvent
-from bench_lib.by_hand import GUEST, RESOURCE
+from bench_lib.by_hand import CONFIGURATION, GUEST, RESOURCE
 from bench_lib.lab_stage import LabStage
 from bench_lib.report import Listing, Result, Row, number
 from bench_lib.stage import Failed
@@ -67,7 +67,7 @@ def starts(stage: LabStage, rounds: int) -> tuple[list[float], list[float]]:
             console = stage.consoles[stage.hand.on]
             # blkback closes the disk a little after its domain has gone
             console.ok(f"xl destroy {GUEST}; until drbdadm secondary {RESOURCE}; do sleep 0.2; done", limit=60)
-            done = (console.ok(f"drbdadm primary {RESOURCE}"), console.ok(f"xl create /root/{GUEST}.cfg"))
+            done = (console.ok(f"drbdadm primary {RESOURCE}"), console.ok(f"xl create {CONFIGURATION}"))
             theirs.append(done[1].ended - done[0].begun)
             stage.hand.stand_still(still=True)
         finally:
