@@ -54,6 +54,8 @@ def _peer(state: HostState) -> str:
 
 
 async def generation(fleet: Fleet, host: str) -> str:
+    """Once it was read again: while the sides part it is not known."""
+    await fleet.becomes(host, "a generation", lambda state: state.volumes[RESOURCE].generation is not None)
     ids = (await fleet.volume(host)).generation
     assert ids is not None
     return ids.current

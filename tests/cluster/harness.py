@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -265,7 +266,7 @@ class Scene:
             if found is not None and condition(found):
                 return found
             await asyncio.sleep(POLL_SECONDS)
-        raise AssertionError(self._told(f"{kind} {name} did not become so within {seconds:g} s", found))
+        raise AssertionError(await self._told(f"{kind} {name} did not become so within {seconds:g} s", found))
 
     async def until_ready(self, kind: str, name: str, seconds: float = 60.0) -> Any:
         return await self.until(kind, name, is_ready, seconds)
@@ -279,7 +280,7 @@ class Scene:
             except Missing:
                 return
             await asyncio.sleep(POLL_SECONDS)
-        raise AssertionError(self._told(f"{kind} {name} is still there after {seconds:g} s", found))
+        raise AssertionError(await self._told(f"{kind} {name} is still there after {seconds:g} s", found))
 
     async def until_true(self, condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         """For conditions on the hosts."""
@@ -287,7 +288,7 @@ class Scene:
         while not condition():
             self._check_controllers()
             if time.monotonic() > deadline:
-                raise AssertionError(self._told(f"not within {seconds:g} s: {what}", None))
+                raise AssertionError(await self._told(f"not within {seconds:g} s: {what}", None))
             await asyncio.sleep(POLL_SECONDS)
 
     async def until_agent(
@@ -300,7 +301,7 @@ class Scene:
                 while not condition(watch.state):
                     await watch.changed()
         except TimeoutError:
-            raise AssertionError(self._told(f"{name} did not see within {seconds:g} s: {what}", None)) from None
+            raise AssertionError(await self._told(f"{name} did not see within {seconds:g} s: {what}", None)) from None
 
     async def until_settled(self, quiet: float = 1.5, seconds: float = 60.0) -> None:
         """Until the newest controller has written nothing for a while and nothing waits to be looked at."""
@@ -308,7 +309,7 @@ class Scene:
         deadline = time.monotonic() + seconds
         seen, since = -1, time.monotonic()
         while time.monotonic() - since < quiet:
-            assert time.monotonic() < deadline, self._told("the controller does not come to rest", None)
+            assert time.monotonic() < deadline, await self._told("the controller does not come to rest", None)
             writes = object_writes(controller)
             if writes != seen or len(controller.queue) or controller.shell.lanes.busy:
                 seen, since = writes, time.monotonic()
@@ -321,10 +322,23 @@ class Scene:
             if run.done() and not run.cancelled():
                 run.result()
 
-    def _told(self, what: str, found: ApiObject | None) -> str:
+    async def _told(self, what: str, found: ApiObject | None) -> str:
         shown = yaml.safe_dump(found.model_dump(mode="json", exclude_none=True)) if found else "(not there)"
+        objects = [
+            f"{kind.name} {raw['metadata']['name']}: {json.dumps(raw.get('status', {}))}"
+            for kind in KINDS.values()
+            async for _, items in self.api.pages(kind.name)
+            for raw in items
+        ]
+        agents = [
+            f"agent of {name}: {one}"
+            for name, agent in self.agents.items()
+            for state in [agent.context.observer.watch.state]
+            for one in (state.problems, *state.volumes.values(), *state.operations.values(), *state.vms.values())
+        ]
         truth = self.simulation.truth
-        return f"{what}\n\n{shown}\nviolations: {truth.violations}\n{truth.story()}"
+        seen = "\n".join([*objects, *agents, f"violations: {truth.violations}"])
+        return f"{what}\n\n{shown}\n{truth.story()}\n{seen}"
 
     async def _remove_objects(self) -> None:
         """XenNodes are in no namespace, and every controller looks at every namespace: nothing may be left."""

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--start", choices=(*VM_STARTS, *VOLUME_STARTS), default="running")
     parser.add_argument("--faults", type=int, default=1, help="how much may go wrong (%(default)s)")
     parser.add_argument("--edits", type=int, default=1, help="how often a person changes their mind (%(default)s)")
-    parser.add_argument("--most", type=int, default=200_000, help="worlds to look at (%(default)s)")
+    parser.add_argument("--most", type=int, help="worlds to look at, in each search (200000; with --deep: millions)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     given = parser.parse_args(arguments)
     if given.table:
@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> int:
     if given.mutations:
         return _tell(_mutation(one) for one in ACCIDENTS)
     if given.deep:
-        return _tell(_side_by_side(DEEP, given.jobs))
-    return _tell([_one(Wanted(given.start, given.faults, given.edits, given.most))])
+        return _tell(_side_by_side([one._replace(most=given.most or one.most) for one in DEEP], given.jobs))
+    return _tell([_one(Wanted(given.start, given.faults, given.edits, given.most or 200_000))])
 
 
 def _tell(ended: Iterable[tuple[bool, str]]) -> int:
@@ -79,7 +79,7 @@ def _tell(ended: Iterable[tuple[bool, str]]) -> int:
     return 1 if bad else 0
 
 
-def _side_by_side(wanted: tuple[Wanted, ...], jobs: int) -> Iterator[tuple[bool, str]]:
+def _side_by_side(wanted: list[Wanted], jobs: int) -> Iterator[tuple[bool, str]]:
     """Each in a process of its own, which gives its memory back."""
     with ProcessPoolExecutor(min(len(wanted), jobs), get_context("spawn"), max_tasks_per_child=1) as pool:
         yield from pool.map(_one, wanted)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mutations
@@ -12,6 +15,7 @@ import scenarios
 import volume_scenarios
 from canonical import canonical
 from explorer import Violation, explore
+from exploring import DEEP
 from states import Budget
 
 pytestmark = pytest.mark.timeout(900)  # seconds on the clock, of a machine that may have much else to do
@@ -132,3 +136,14 @@ def test_worlds_that_differ_only_in_names_are_one() -> None:
     assert safety.broken(world, higher) is None
     assert "back" in (safety.broken(higher, world) or "")
     assert world.budget == Budget(0, 0)
+
+
+def test_every_deep_search_begins() -> None:
+    """Each in a process of its own, as `hack/explore --deep` runs them for an hour."""
+    script = Path(__file__).resolve().parents[2] / "hack/explore"
+    done = subprocess.run(
+        [sys.executable, str(script), "--deep", "--most", "300", "--jobs", "2"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("no accident in 300 worlds") == len(DEEP), done.stdout
