@@ -31,6 +31,7 @@ from agent.core import TlsFiles
 from agent.daemon import Agent
 from agent.protocol import HostState
 from agent.simulation.cluster import Simulation
+from agent.simulation.hypervisor import Xen
 from controller.agents.client import ClientTls
 from controller.api.common import ApiObject, condition
 from controller.api.drbdvolume import DrbdVolume
@@ -314,6 +315,17 @@ class Scene:
             if writes != seen or len(controller.queue) or controller.shell.lanes.busy:
                 seen, since = writes, time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
+
+    async def runs_only_on(self, vm: XenVM, node: str) -> None:
+        """It runs there and nowhere else, writes on, and nothing is left on the other hosts that are on."""
+        uid = vm.metadata.uid
+        assert self.simulation.truth.running(uid) == (node,)
+        before = self.simulation.truth.records(uid).acknowledged
+        await self.until_true(
+            lambda: self.simulation.truth.records(uid).acknowledged > before + 1, "the guest writes on"
+        )
+        others = [host for name, host in self.simulation.hosts.items() if name != node and host.on]
+        await self.until_true(lambda: not any(list(Xen.of(host)) for host in others), "nothing of it is left elsewhere")
 
     # --- inside
 

@@ -168,6 +168,7 @@ async def test_rows_04_and_06_a_dead_host_is_no_reason_until_a_person_says_that_
     await scene.until("DrbdVolume", VOLUME, lambda volume: is_ready(volume) and volume.status.fenced)
     await scene.crash_host("mk1")
     await scene.until("DrbdVolume", VOLUME, degraded("Disconnected"))
+    await scene.until("XenNode", "mk1", lambda node: not is_ready(node))  # until then its last word counts
     wanted = scene.agents["mk2"].context.journal.get("volumes", RESOURCE)
     assert wanted is not None
     primary = VolumeDesired.model_validate(wanted["desired"] | {"role": "Primary"})

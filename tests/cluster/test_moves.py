@@ -64,16 +64,6 @@ def placed_message(vm: XenVM) -> str:
     return placed.message if placed else ""
 
 
-async def truth_is(scene: Scene, vm: XenVM, node: str) -> None:
-    """It runs there and nowhere else, writes on, and nothing is left on the other host."""
-    truth, uid = scene.simulation.truth, vm.metadata.uid
-    assert truth.running(uid) == (node,)
-    before = truth.records(uid).acknowledged
-    await scene.until_true(lambda: truth.records(uid).acknowledged > before + 1, "the guest writes on")
-    others = [host for name, host in scene.simulation.hosts.items() if name != node and host.on]
-    await scene.until_true(lambda: not any(list(Xen.of(host)) for host in others), "nothing of it is left elsewhere")
-
-
 async def test_taking_the_edit_back_in_the_transfer_cancels_the_move(scene: Scene) -> None:
     scene.simulation.slow_link(SLOW)
     await scene.move("shaolin", "mk2")
@@ -82,11 +72,11 @@ async def test_taking_the_edit_back_in_the_transfer_cancels_the_move(scene: Scen
     vm = await scene.until("XenVM", "shaolin", ended("Cancelled"))
     assert vm.status.placement.epoch == 1
     await scene.until("XenVM", "shaolin", runs_on("mk1"))
-    await truth_is(scene, vm, "mk1")
+    await scene.runs_only_on(vm, "mk1")
     scene.simulation.slow_link(FAST)
     await scene.move("shaolin", "mk2")
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"))
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 async def test_taking_the_edit_back_after_the_hand_over_began_moves_it_back(scene: Scene) -> None:
@@ -99,7 +89,7 @@ async def test_taking_the_edit_back_after_the_hand_over_began_moves_it_back(scen
     await scene.move("shaolin", "mk1")
     scene.simulation.unhang("mk1", "drbdsetup")
     vm = await scene.until("XenVM", "shaolin", lambda vm: runs_on("mk1")(vm) and vm.status.placement.epoch == 3)
-    await truth_is(scene, vm, "mk1")
+    await scene.runs_only_on(vm, "mk1")
     assert scene.simulation.truth.records(vm.metadata.uid).hosts == ["mk1", "mk2", "mk1"]
 
 
@@ -114,7 +104,7 @@ async def test_the_target_is_lost_in_the_transfer(scene: Scene) -> None:
     scene.simulation.slow_link(FAST)
     await scene.boot_host("mk2")
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 @pytest.mark.parametrize("when", ["StopAndCopy", "HandOver"])
@@ -125,7 +115,7 @@ async def test_the_target_is_lost_at_the_end_of_the_transfer(scene: Scene, when:
     await scene.boot_host("mk2")
     vm = await scene.until("XenVM", "shaolin", lambda vm: runs_on("mk2")(vm) or ended("Failed")(vm), 90)
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 @pytest.mark.parametrize("at", ["ready", "go", "report"])
@@ -137,7 +127,7 @@ async def test_the_stream_is_cut_at_the_last_words(scene: Scene, at: Any) -> Non
     assert (node == "mk2") == (vm.status.migration.outcome == "Succeeded")
     await scene.move("shaolin", node)  # not tried again
     vm = await scene.until("XenVM", "shaolin", runs_on(node))
-    await truth_is(scene, vm, node)
+    await scene.runs_only_on(vm, node)
 
 
 async def test_the_link_is_cut_in_the_transfer(scene: Scene) -> None:
@@ -159,7 +149,7 @@ async def test_the_link_is_cut_in_the_transfer(scene: Scene) -> None:
     scene.simulation.restore_link("mk1", "mk2")
     scene.simulation.slow_link(FAST)
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 @pytest.mark.parametrize("node", ["mk1", "mk2"])
@@ -173,7 +163,7 @@ async def test_an_agent_is_killed_and_comes_back(scene: Scene, node: str, when: 
     scene.simulation.slow_link(FAST)
     await scene.start_agent(node)
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 async def test_every_reason_against_a_move_is_said_at_once_and_nothing_is_done(scene: Scene) -> None:
@@ -186,11 +176,11 @@ async def test_every_reason_against_a_move_is_said_at_once_and_nothing_is_done(s
     assert "MiB" in placed_message(vm)
     assert vm.status.placement == before.status.placement
     assert vm.status.phase == "Running"
-    await truth_is(scene, vm, "mk1")
+    await scene.runs_only_on(vm, "mk1")
     target.add_bridge("xenbr0")
     target.configure(memory_mib=2048)
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 async def test_a_host_that_takes_no_moves_is_left_alone_and_says_so(scene: Scene) -> None:
@@ -203,10 +193,10 @@ async def test_a_host_that_takes_no_moves_is_left_alone_and_says_so(scene: Scene
     )
     await scene.move("shaolin", "mk2")
     vm = await scene.until("XenVM", "shaolin", lambda vm: "relocation" in placed_message(vm))
-    await truth_is(scene, vm, "mk1")
+    await scene.runs_only_on(vm, "mk1")
     await scene.patch("XenNode", "mk2", {"spec": {"relocation": {"enabled": True}}})
     vm = await scene.until("XenVM", "shaolin", runs_on("mk2"), 90)
-    await truth_is(scene, vm, "mk2")
+    await scene.runs_only_on(vm, "mk2")
 
 
 async def test_a_host_that_is_not_there_or_has_no_replica_is_no_target(scene: Scene) -> None:
@@ -215,4 +205,4 @@ async def test_a_host_that_is_not_there_or_has_no_replica_is_no_target(scene: Sc
     assert vm.status.placement.node == "mk1"
     await scene.move("shaolin", "mk1")
     vm = await scene.until("XenVM", "shaolin", lambda vm: "mk9" not in placed_message(vm))
-    await truth_is(scene, vm, "mk1")
+    await scene.runs_only_on(vm, "mk1")
