@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from harness import Scene
 
@@ -38,18 +38,24 @@ class Mortal:
         if due:
             self.deaths.append(kind)
         if due and self._moment == "before":
-            await self._die()
+            self._die()
         result = await work()
         if due:
-            await self._die()
+            self._die()
         return result
 
-    async def _die(self) -> None:
+    def _die(self) -> NoReturn:
+        """Nothing that it does has an effect from now on; its end is waited for by a task that does not end with it."""
         assert self.agent is not None
         agent, self.agent = self.agent, None
+        agent.context.journal.kill()
+        agent._host.kill()
+        self._dying = asyncio.create_task(self._end(agent))
+        raise asyncio.CancelledError
+
+    async def _end(self, agent: Agent) -> None:
         await agent.kill()
         self.dead.set()
-        raise asyncio.CancelledError
 
     async def run(self, argv: Sequence[str], *, timeout: float = 30.0, stdin: bytes = b"") -> Completed:
         line = " ".join(argv)

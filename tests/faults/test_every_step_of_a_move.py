@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import devcluster
+import psutil
 import pytest
 from api_objects import Manifest, howto
 from burnin_lib.keeper import Keeper
@@ -20,6 +22,7 @@ from burnin_lib.proxy import NONE, Faults, Proxy
 from harness import Scene, is_ready, runs_on
 
 from agent.migration.relay_files import RELAY
+from agent.simulation.process import Process
 from controller.domain import migration_record
 from controller.reconcile import lanes
 
@@ -36,8 +39,9 @@ class Stage:
     scene: Scene
     proxy: Proxy
     keeper: Keeper
-    source: str
-    target: str
+    source: str = "mk1"
+    target: str = "mk2"
+    hits: int = 0  # by accidents that strike what may not be there
 
 
 Accident = Callable[[Stage], Awaitable[None]]
@@ -71,25 +75,49 @@ async def the_cable_is_cut(stage: Stage) -> None:
     stage.scene.simulation.restore_link(stage.source, stage.target)
 
 
-def killed(stage: Stage, name: str, *words: str) -> None:
-    """SIGKILL to the processes whose command line begins so; there may be none any more, or none yet."""
-    for process in tuple(stage.scene.simulation.hosts[name].processes.running.values()):
-        if tuple(process.argv[: len(words)]) == words:
-            process.kill()
-
-
-async def the_transport_dies(stage: Stage) -> None:
-    for process in tuple(stage.scene.simulation.hosts[stage.source].processes.running.values()):
-        if RELAY in process.argv:
-            process.kill()
+def processes(stage: Stage, name: str, *words: str) -> list[Process]:
+    """Those whose command line begins so; there may be none any more, or none yet."""
+    running = stage.scene.simulation.hosts[name].processes.running.values()
+    return [process for process in running if tuple(process.argv[: len(words)]) == words]
 
 
 async def xl_migrate_is_killed(stage: Stage) -> None:
-    killed(stage, stage.source, "xl", "migrate")
+    for process in processes(stage, stage.source, "xl", "migrate"):
+        process.kill()
+        stage.hits += 1
 
 
 async def the_receiver_is_killed(stage: Stage) -> None:
-    killed(stage, stage.target, "xl", "migrate-receive")
+    for process in processes(stage, stage.target, "xl", "migrate-receive"):
+        process.kill()
+        stage.hits += 1
+
+
+def relays() -> list[psutil.Process]:
+    """What carries the stream from xl to the target's agent: a real process, also on simulated hosts."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if str(RELAY) in child.cmdline():
+                found.append(child)
+    return found
+
+
+async def the_transport_dies(stage: Stage) -> None:
+    for relay in relays():
+        relay.kill()
+        stage.hits += 1
+
+
+async def the_transport_hangs(stage: Stage) -> None:
+    stopped = relays()
+    for relay in stopped:
+        relay.suspend()
+        stage.hits += 1
+    await asyncio.sleep(BROKEN_SECONDS)
+    for relay in stopped:
+        with suppress(psutil.NoSuchProcess):
+            relay.resume()
 
 
 def hangs(which: str, program: str) -> Accident:
@@ -111,6 +139,7 @@ ACCIDENTS: dict[str, Accident] = {
     "the API server is away": the_api_server_is_away,
     "the cable is cut": the_cable_is_cut,
     "the transport dies": the_transport_dies,
+    "the transport hangs": the_transport_hangs,
     "xl migrate is killed": xl_migrate_is_killed,
     "xl migrate-receive is killed": the_receiver_is_killed,
     "xl hangs on the source": hangs("source", "xl"),
@@ -118,6 +147,11 @@ ACCIDENTS: dict[str, Accident] = {
     "drbdsetup hangs on the source": hangs("source", "drbdsetup"),
     "drbdsetup hangs on the target": hangs("target", "drbdsetup"),
 }
+
+LEAST_HITS = {
+    "the transport dies": 3, "the transport hangs": 3, "xl migrate is killed": 3, "xl migrate-receive is killed": 3,
+}  # fmt: skip
+"""Of those accidents that strike nothing where nothing runs any more, or yet."""
 
 
 def objects() -> list[Manifest]:
@@ -169,17 +203,18 @@ async def test_it_heals(cluster: devcluster.Cluster, tmp_path: Path, namespace: 
         try:
             await scene.apply(*objects())
             await there(scene, "mk1")
-            source, target = "mk1", "mk2"
+            stage = Stage(scene, proxy, keeper)
             for kind, phase in STEPS:
                 step = reached(scene, kind, phase)
-                await scene.move("shaolin", target)
+                await scene.move("shaolin", stage.target)
                 async with asyncio.timeout(SECONDS):
                     await step.wait()
-                await ACCIDENTS[name](Stage(scene, proxy, keeper, source, target))
-                await there(scene, target)
-                source, target = target, source
+                await ACCIDENTS[name](stage)
+                await there(scene, stage.target)
+                stage.source, stage.target = stage.target, stage.source
         finally:
             await keeper.stop()
+    assert stage.hits >= LEAST_HITS.get(name, 0), f"{stage.hits} of {name}"
 
 
 async def there(scene: Scene, node: str) -> None:
