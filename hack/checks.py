@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,9 @@ TYPED_PACKAGES = ("tests.conformance",)  # whose modules tests/lab imports by th
 
 LAB_TESTS = ("tests/lab",)
 
+FENCE_PROGRAMS = {"fence_ipmilan": "fence-agents", "ipmitool": "ipmitool", "ipmi_sim": "openipmi"}
+"""What tests/unit/power runs: the program, and the Debian package that has it."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -49,8 +53,12 @@ def main(arguments: list[str]) -> int:
     os.chdir(bootstrap.PROJECT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if "-h" in arguments or "--help" in arguments:
-        print("usage: hack/test [--checks | --lab] [PYTEST ARGUMENT...]   (pytest's own: .venv/bin/pytest --help)")
+        print(
+            "usage: hack/test [--checks | --lab | --prepare] [PYTEST ARGUMENT...]   (pytest's: .venv/bin/pytest --help)"
+        )
         return 0
+    if arguments == ["--prepare"]:
+        return _prepare()
     try:
         if arguments and not {"--checks", "--lab"} & set(arguments):
             return _pytest(arguments)
@@ -60,6 +68,25 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0 if all(result.passed for result in results) else 1
+
+
+def _prepare() -> int:
+    """Install what some tests are made with; 1 when that cannot be done here."""
+    missing = _missing_programs()
+    try:
+        if missing and (os.geteuid() != 0 or shutil.which("apt-get") is None):
+            raise tools.LabFailed(f"as root on Debian 12: apt-get install {' '.join(missing)}")
+        if missing:
+            tools.install(missing)
+    except tools.LabFailed as error:
+        print(f"hack/test: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _missing_programs() -> list[str]:
+    """Their packages."""
+    return [package for program, package in FENCE_PROGRAMS.items() if shutil.which(program) is None]
 
 
 def _checks() -> list[Result]:
@@ -135,6 +162,8 @@ def _tests(results: list[Result], *, lab: bool) -> list[Result]:
         told = [str(result) for result in results]
         if not lab:
             told.append(f"left out: the tests on real Xen hosts ({why_not}); hack/test {' '.join(LAB_TESTS)} runs them")
+        if missing := _missing_programs():
+            told.append(f"left out: the tests of fence agents that need {', '.join(missing)} (hack/test --prepare)")
         begun = time.monotonic()
         code = _pytest(arguments, told)
         results = [*results, Result(name, code == 0, time.monotonic() - begun)]

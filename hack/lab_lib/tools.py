@@ -76,12 +76,17 @@ def prepare() -> None:
     if "gcc" in missing:
         missing.append("libc6-dev")
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        with step(f"Installing {', '.join(missing)}"):
-            environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-            run(["apt-get", "update", "-qq", *RETRY], env=environment)
-            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *RETRY, *missing], env=environment)
+        install(missing)
     if reason := why_not():
         raise LabFailed(reason)
+
+
+def install(packages: list[str]) -> None:
+    """Debian packages, as root. Raises LabFailed."""
+    with step(f"Installing {', '.join(packages)}"):
+        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        run(["apt-get", "update", "-qq", *RETRY], env=environment)
+        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *RETRY, *packages], env=environment)
 
 
 def run(

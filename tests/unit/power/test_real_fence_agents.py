@@ -1,6 +1,6 @@
 """ClusterLabs' own fence agents as Debian packages them, fence_ipmilan against a real IPMI implementation.
 
-Only where they are installed: apt-get install fence-agents ipmitool openipmi
+Only where they are installed: as root, hack/test --prepare
 """
 
 from __future__ import annotations
