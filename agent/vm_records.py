@@ -86,12 +86,23 @@ def in_the_way(uid: str, name: str, domains: Iterable[DomainState], node: str) -
                 message=f"{where} has that name and the uuid {domain.uuid}, not {uid}; rename or remove it",
             )
         if domain.kind != "main":
-            return Refusal(
-                reason="LeftoverDomain", message=f"{where} is left from a migration; it must be resolved first"
-            )
+            return Refusal(reason="LeftoverDomain", message=f"{where} {_left(domain, name)}")
         if domain.name != name:
             return Refusal(reason="UuidInUse", message=f"{where} has the uuid {uid} under another name")
     return None
+
+
+def _left(domain: DomainState, name: str) -> str:
+    """What a half of a migration that somebody else made is, and what a person does about it."""
+    if domain.kind == "incoming" and domain.cpu_seconds == 0.0:
+        return (
+            "is a copy that never ran, left by a receiver that was killed."
+            f" When no xl works on it any more, `xl destroy {domain.domid}` removes it"
+        )
+    return (
+        f"is left from a migration that was not finished. Where {name} runs on another host,"
+        f" `xl destroy {domain.domid}` removes it; where it runs nowhere, this may be the only copy of its memory"
+    )
 
 
 # --- what is accepted -------------------------------------------------------------------------------------------------

@@ -166,6 +166,15 @@ def test_what_stands_in_the_way_is_named_and_left_alone(reason: str, obstacle: D
     assert "domain 7" in refusal(reason, record(state), obstacle)
 
 
+def test_a_half_of_a_foreign_migration_says_what_removes_it() -> None:
+    copy = domain("paused", "incoming", cpu_seconds=0.0)
+    said = refusal("LeftoverDomain", record(), copy)
+    assert "is a copy that never ran, left by a receiver that was killed" in said
+    assert f"`xl destroy {copy.domid}` removes it" in said
+    said = refusal("LeftoverDomain", record(), domain("suspended", "migratedaway"))
+    assert "where it runs nowhere, this may be the only copy of its memory" in said
+
+
 def test_two_domains_of_one_vm_are_never_touched() -> None:
     message = refusal("TwoDomains", record(started_at=NOW), domain(domid=7), domain(domid=8))
     assert "7, 8" in message
