@@ -139,6 +139,10 @@ class FenceService(Protocol):
         """Why this host's copy must not be promoted: it is recorded as stale."""
         ...
 
+    def wrote_alone(self, resource: str) -> bool:
+        """May this host's disk have writes that its peer lacks?"""
+        ...
+
     def forget(self, resource: str) -> None:
         """The volume is gone."""
         ...

@@ -31,6 +31,7 @@ from agent.fence_records import (
     holds,
     next_step,
     promotable,
+    wrote_alone,
 )
 from agent.host import CommandTimedOut
 from agent.protocol import FenceState, Refusal, VerdictDesired, VolumeState
@@ -98,6 +99,12 @@ class Fence:
 
     def promotable(self, resource: str) -> Refusal | None:
         return promotable(self._records.get(resource), self._context.node, resource)
+
+    def wrote_alone(self, resource: str) -> bool:
+        """Also where DRBD does not freeze a Primary that lost its peer: nothing is recorded of it then."""
+        volume = self._context.volumes.record(resource)
+        frozen_alone = volume is not None and volume.freezes
+        return not frozen_alone or wrote_alone(self._records.get(resource), self._context.node)
 
     def forget(self, resource: str) -> None:
         self._records.pop(resource, None)

@@ -71,6 +71,11 @@ def holds(record: FenceRecord | None, node: str) -> bool:
     )
 
 
+def wrote_alone(record: FenceRecord | None, node: str) -> bool:
+    """May this host's disk have writes that its peer lacks? Over when both sides were seen whole since."""
+    return record is not None and (holds(record, node) or record.continued_at is not None)
+
+
 def stale_here(record: FenceRecord | None, node: str) -> bool:
     """Is this host's copy recorded as stale: must it never be promoted?"""
     return record is not None and record.verdict is not None and record.verdict.stale == node
@@ -151,7 +156,7 @@ def next_step(facts: FenceFacts) -> Step:
     record, kernel = facts.record, facts.kernel
     if kernel is None:
         return Answer(FAILED, "the resource is not up") if facts.asked else Rest()
-    if whole(kernel) and (holds(record, facts.node) or (record is not None and record.continued_at is not None)):
+    if whole(kernel) and wrote_alone(record, facts.node):
         return GiveBack()
     if stale_here(record, facts.node):
         return _stale(facts, kernel)

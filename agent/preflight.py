@@ -24,7 +24,7 @@ from agent.protocol import (
     PreflightRequest,
     Refusal,
 )
-from agent.vm_disks import both_sides_whole, usable
+from agent.vm_disks import against_hand_over, usable
 from agent.vm_records import ENDED, VmRecord, in_the_way, mine
 from agent.vm_store import VmStore
 
@@ -47,6 +47,7 @@ class Seen:
     files: Mapping[str, bool]  # kernel and ramdisk: is it there
     record: VmRecord | None
     busy: str | None  # the operation that the VM is in
+    alone: tuple[str, ...] = ()  # disks that may have been written here without their peer
 
 
 async def look(context: Context, domain: DomainDesired) -> Seen:
@@ -74,8 +75,15 @@ async def look(context: Context, domain: DomainDesired) -> Seen:
         drbd=drbd,
         files=files,
         record=VmStore(context).get(domain.uid),
+        alone=tuple(wrote_alone(context, domain)),
         busy=f"{running[0].id} ({running[0].state.kind}, {running[0].phase})" if running else None,
     )
+
+
+def wrote_alone(context: Context, domain: DomainDesired) -> list[str]:
+    """Disks that may have been written here without their peer since both sides were seen whole."""
+    disks = (disk.resource for disk in domain.config.disks)
+    return [resource for resource in disks if context.fence.wrote_alone(resource)]
 
 
 async def preflight(context: Context, request: PreflightRequest) -> PreflightReport:
@@ -117,7 +125,9 @@ def arriving(seen: Seen, domain: DomainDesired, *, source: str | None = None) ->
     if seen.drbd is None:
         found.append(_unreadable(seen, "DRBD"))
     else:
-        found += both_sides_whole(domain.config.disks, seen.drbd, seen.node, role="Secondary", peer_role="Primary")
+        found += against_hand_over(
+            domain.config.disks, seen.drbd, seen.node, side="target", role="Secondary", peer_role="Primary"
+        )
     return found + _sendpage(seen, domain)
 
 
@@ -136,7 +146,15 @@ def leaving(seen: Seen, domain: DomainDesired) -> list[Refusal]:
     if seen.drbd is None:
         found.append(_unreadable(seen, "DRBD"))
     else:
-        found += both_sides_whole(domain.config.disks, seen.drbd, seen.node, role="Primary", peer_role="Secondary")
+        found += against_hand_over(
+            domain.config.disks,
+            seen.drbd,
+            seen.node,
+            side="source",
+            role="Primary",
+            peer_role="Secondary",
+            alone=seen.alone,
+        )
     return found + _sendpage(seen, domain)
 
 

@@ -53,6 +53,11 @@ class VolumeRecord(BaseModel):
         """Is fencing part of what the kernel was given?"""
         return any(word.partition(":")[0] == "fenced" for word in self.options.split())
 
+    @property
+    def freezes(self) -> bool:
+        """Does DRBD freeze a Primary that lost its peer? Not with protocol A, which does not go with it."""
+        return self.fenced and self.options.split()[0] != "A"
+
     def peer_of(self, node: str) -> str:
         return next((member.node for member in self.desired.members if member.node != node), "")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from agent.protocol import DiskConfig, Refusal
 
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from agent.drivers.drbd_parse import DrbdResource
 
 Seen = Mapping[str, "DrbdResource"]
+Side = Literal["source", "target"]
+LEFT_FROM = ("UpToDate", "Diskless")
+"""Disk states of a source that a VM may leave for an UpToDate peer: what both have, or the peer alone."""
+LOST_ALONE = (
+    "the source's disk has failed, and may have had writes that the target lacks: what was written without the target"
+    " is on the failed disk only"
+)
 
 
 def _words(seen: DrbdResource | None) -> str:
@@ -40,8 +47,22 @@ def usable(disks: Sequence[DiskConfig], seen: Seen, node: str) -> list[Refusal]:
     return found
 
 
-def both_sides_whole(disks: Sequence[DiskConfig], seen: Seen, node: str, *, role: str, peer_role: str) -> list[Refusal]:
-    """Why these disks cannot be handed over now: Connected, UpToDate on both sides, in sync, the roles as said."""
+def against_hand_over(
+    disks: Sequence[DiskConfig],
+    seen: Seen,
+    node: str,
+    *,
+    side: Side,
+    role: str,
+    peer_role: str,
+    alone: Collection[str] = (),
+) -> list[Refusal]:
+    """Why these disks cannot be handed over now: Connected, UpToDate on the target, in sync, the roles as said.
+
+    A source whose disk has failed (Diskless) writes on the target's alone: every write is there, and it may be left.
+    Not if it may have written without its peer before (`alone`: those resources): that was on the failed disk only,
+    and DRBD lets a Secondary without a disk connect to older data. `side`: what `node` is in the move.
+    """
     found = []
     for disk in disks:
         one = seen.get(disk.resource)
@@ -54,14 +75,26 @@ def both_sides_whole(disks: Sequence[DiskConfig], seen: Seen, node: str, *, role
         if one.peer is None or one.peer.connection != "Connected":
             found.append(Refusal(reason="DiskNotConnected", message=f"{text}; a move needs both replicas"))
             continue
-        if (one.disk, one.peer.disk) != ("UpToDate", "UpToDate") or one.peer.replication != "Established":
+        source, target = (one.disk, one.peer.disk) if side == "source" else (one.peer.disk, one.disk)
+        if source == "Diskless" and disk.resource in alone:
+            found.append(Refusal(reason="WroteAlone", message=f"{text}; {LOST_ALONE}"))
+        elif target != "UpToDate" or source not in LEFT_FROM or one.peer.replication != "Established":
             left = f", {one.peer.out_of_sync_kib} KiB to go" if one.peer.out_of_sync_kib else ""
-            message = f"{text}, {one.peer.replication}{left}; a move needs UpToDate on both sides"
+            message = f"{text}, {one.peer.replication}{left}; {needed(source, target)}"
             found.append(Refusal(reason="DiskNotUpToDate", message=message))
         if (one.role, one.peer.role) != (role, peer_role):
             reason = "DiskNotPrimary" if role == "Primary" else "DiskNotSecondary"
             found.append(Refusal(reason=reason, message=f"{text}; expected {role} here and {peer_role} there"))
     return found
+
+
+def needed(source: str, target: str) -> str:
+    """What a person may do about disk states in which nothing moves."""
+    if target == "Diskless":
+        return "the target's disk has failed: replace it there, and the move goes on when it is UpToDate again"
+    if source in LEFT_FROM:
+        return "a move needs UpToDate on the target"
+    return "a move needs UpToDate on both sides"
 
 
 def joined(refusals: Sequence[Refusal]) -> Refusal:

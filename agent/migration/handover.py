@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from agent.host import CommandTimedOut, Job
 from agent.migration.stream import percent
 from agent.operations import Operation
 from agent.protocol import DomainDesired, DomainState, PeerState, Refusal, TransferProgress
+from agent.vm_disks import against_hand_over
 from agent.vm_records import mine
 
 PAGE = 4096
@@ -77,10 +78,25 @@ async def own_domains(context: Context, domain: DomainDesired) -> list[DomainSta
     return mine(domain.uid, domain.name, await context.observer.read_domain_list())
 
 
-def recorded_stale(context: Context, domain: DomainDesired) -> list[Refusal]:
-    """Disks that a verdict says are older here than on the other side: until its end is recorded, never promoted."""
-    found = (context.fence.promotable(disk.resource) for disk in domain.config.disks)
-    return [refusal for refusal in found if refusal is not None]
+async def against_taking_over(context: Context, domain: DomainDesired, *, alone: Sequence[str] | None) -> list[Refusal]:
+    """Why the target must not make these disks its own yet: by its own DRBD, and by the verdicts that it knows.
+
+    A copy that is recorded as older than the other side's is never promoted before the end of that is recorded.
+    `alone`: disks that the source may have written without this host; None: nobody says, so all of them.
+    Raises DriverError, CommandTimedOut.
+    """
+    disks, seen = domain.config.disks, await disks_now(context, domain)
+    against = against_hand_over(
+        disks,
+        seen,
+        context.node,
+        side="target",
+        role="Secondary",
+        peer_role="Secondary",
+        alone=[disk.resource for disk in disks] if alone is None else alone,
+    )
+    stale = (context.fence.promotable(disk.resource) for disk in disks)
+    return [*against, *(refusal for refusal in stale if refusal is not None)]
 
 
 async def insist(

@@ -1,7 +1,8 @@
 """The relocation endpoint: mutual TLS 1.3, one line of JSON that says what for, and nothing that was not expected.
 
     {"version": 1, "kind": "stream", "operation": ID}\\n                -> the memory stream of that migration follows
-    {"version": 1, "kind": "released", "operation": ID, "epoch": N}\\n  -> the source gave the VM away for epoch N
+    {"version": 1, "kind": "released", "operation": ID, "epoch": N, "alone": [...]}\\n
+                                                      -> the source gave the VM away for epoch N
     answer: {"accepted": true}\\n or {"accepted": false, "reason": ..., "message": ...}\\n
 
 Who asks is the node in the certificate's URI `xentandem:agent:<node>`, and it must be the operation's source.
@@ -132,7 +133,7 @@ class Relocation:
         """Raises Refused. Returns the stream's connection, which the operation answers and uses from here on."""
         kind, operation = question.get("kind"), question.get("operation")
         if kind == "released" and isinstance(operation, str) and isinstance(epoch := question.get("epoch"), int):
-            self._receive.released(operation, node, epoch)
+            self._receive.released(operation, node, epoch, _names(question.get("alone")))
             await _say(stream, {"accepted": True})
             return None
         if kind != "stream" or not isinstance(operation, str):
@@ -158,6 +159,12 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(question, dict) or question.get("version") != 1:
         raise Refused("NotUnderstood", "the first line is not one of this protocol's version 1")
     return question
+
+
+def _names(value: object) -> list[str] | None:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return value
+    return None
 
 
 async def _say(stream: TlsStream, answer: dict[str, Any]) -> None:

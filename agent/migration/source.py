@@ -20,7 +20,7 @@ from agent.migration.lines import Peer
 from agent.migration.recovery import Over, Resume, RunsOn, Unclear, judge_source
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.operations import Cancelled, Operation
-from agent.preflight import leaving, look
+from agent.preflight import leaving, look, wrote_alone
 from agent.protocol import DomainDesired, DomainState, MigrateSend, OperationCancel, OperationRequest, Refusal
 from agent.vm_disks import joined
 from agent.vm_effects import volume_uid
@@ -280,6 +280,7 @@ class Send:
         """Tell the target until it has heard; one that has no use for it any more has heard, too."""
         body, pause = _body(operation.request), 0.05
         question = {"kind": "released", "operation": operation.id, "epoch": body.domain.epoch + 1}
+        question["alone"] = wrote_alone(self._context, body.domain)
         log, end = self._context.log(operation=operation.id), self._context.host.now() + TELL_LIMIT
         while True:
             try:

@@ -2,8 +2,9 @@
 
 The copy arrives paused, its disks unopened, because this host is Secondary. It runs only after two things are known:
 the source's agent said that it gave the VM away (its journal has it), and this host's own DRBD sees the peer Secondary,
-Connected, UpToDate on both sides. The word alone is not enough (the last writes must be here), nor is DRBD alone: a
-source that lost power and came back is Secondary too, and its VM may have run again in between.
+Connected, the disk here UpToDate, and the source's too, or failed with nothing on it that is not here. The word alone
+is not enough (the last writes must be here), nor is DRBD alone: a source that lost power and came back is Secondary
+too, and its VM may have run again in between.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from agent.core import Context, Refused, within
 from agent.drivers import xl_config
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut, PipedProcess
-from agent.migration.handover import Meter, disks_now, insist, own_domains, recorded_stale
+from agent.migration.handover import Meter, against_taking_over, disks_now, insist, own_domains
 from agent.migration.recovery import Arrived, Nothing, Remove, judge_target
 from agent.migration.stream import SenderStream
 from agent.migration.tls_stream import TlsStream
 from agent.operations import Cancelled, Operation
 from agent.preflight import arriving, look
 from agent.protocol import DomainDesired, MigrateReceive, OperationCancel, OperationRequest, Refusal
-from agent.vm_disks import both_sides_whole, joined, usable
+from agent.vm_disks import joined, usable
 from agent.vm_effects import volume_uid
 from agent.vm_records import VmRecord, mine
 from agent.vm_store import VmStore, config_path, domain_lock
@@ -117,8 +118,8 @@ class Receive:
             raise Refused("NotCancellable", f"{where}, and {_body(operation.request).source} may have let go of it")
         self._event(operation).set()
 
-    def released(self, operation_id: str, node: str, epoch: int) -> None:
-        """The source says that it gave the VM away for `epoch`: on disk when this returns. Raises Refused."""
+    def released(self, operation_id: str, node: str, epoch: int, alone: list[str] | None) -> None:
+        """The source gave it away for `epoch`, see against_taking_over: on disk when this returns. Raises Refused."""
         operation = self._context.operations.find(operation_id)
         if operation is None or operation.request.body.kind != "migrate-receive":
             raise Refused("NotExpected", f"{self._context.node} knows no migration {operation_id} to it")
@@ -133,7 +134,7 @@ class Receive:
             raise Refused("OperationEnded", f"operation {operation_id} ended: {operation.state.outcome}")
         if operation.phase == "Received" and (operation.cancel_requested or self._event(operation).is_set()):
             raise Refused("OperationEnded", f"operation {operation_id} is being cancelled")
-        operation.note(released=True)
+        operation.note(released=True, alone=alone)
         self._context.log(operation=operation_id, object=body.domain.name).info("source has let go", epoch=epoch)
 
     # --- the stream ---------------------------------------------------------------------------------------------
@@ -281,10 +282,7 @@ class Receive:
             against: list[Refusal] = []
             try:
                 if notes.get("released"):
-                    disks = await disks_now(self._context, domain)
-                    against = both_sides_whole(
-                        domain.config.disks, disks, self._context.node, role="Secondary", peer_role="Secondary"
-                    ) + recorded_stale(self._context, domain)
+                    against = await against_taking_over(self._context, domain, alone=notes.get("alone"))
                 else:
                     against = [Refusal(reason="NotReleased", message=f"{_body(operation.request).source} still has it")]
             except (DriverError, CommandTimedOut) as error:

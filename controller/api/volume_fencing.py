@@ -52,7 +52,7 @@ class VerdictStatus(ApiModel):
     stale: Annotated[str, Field(max_length=63, pattern=NODE_OR_NONE)] = ""
     """The host whose copy lacks what the survivor wrote, and which is never promoted while this stands."""
     reason: Annotated[str, Field(max_length=63, pattern="^[A-Za-z]+$")]
-    """PeerLost, WroteAlone, Fenced, Identical, HandedOver, or Redundant when it ended."""
+    """PeerLost, WroteAlone, Fenced, Identical, HandedOver, PeerDiskless, or Redundant when it ended."""
     message: Message = ""
     """The evidence."""
     at: Time | None = None

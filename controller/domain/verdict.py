@@ -174,6 +174,8 @@ class Fencing:
             return Refusal(reason="ReplicaUnknown", message=f"{other.name} does not say what its replica is")
         if seen.role != "Secondary":
             return Refusal(reason="PeerIsPrimary", message=f"{other.name} is {seen.role}")
+        if self._never_alone(seen):
+            return Reason("PeerDiskless", f"{other.name} answers, is Secondary, and its disk has failed")
         if view.generation is None or seen.generation is None:
             return Refusal(reason="ReplicaUnknown", message="the generation UUIDs are being read")
         if _current(view.generation) != _current(seen.generation):
@@ -183,6 +185,12 @@ class Fencing:
                 f" {seen.generation.current}); connect them first",
             )
         return Reason("Identical", f"both agents answer, neither is Primary, both have {view.generation.current}")
+
+    def _never_alone(self, seen: VolumeState) -> bool:
+        """A side whose disk has failed, and that wrote nothing which the other one lacks: none of it without a record,
+        as both were seen under fencing; none with one, as no verdict stands and none was done without by policy."""
+        recorded = self.case.volume.status.fenced and self.case.volume.spec.protocol != "A"
+        return seen.disk == "Diskless" and seen.configured and recorded and seen.fence.continued_at is None
 
     def _handed_over(self, node: str) -> Reason | None:
         """A move's target took the VM over: its agent journals that only after the source gave the VM away and both

@@ -7,7 +7,7 @@ from dataclasses import replace
 from agent.protocol import Refusal
 from controller.api.xenvm import XenVM
 from controller.api.xenvm_status import Placement
-from controller.domain import grants, migration
+from controller.domain import grants, hand_over, migration
 from controller.domain.actions import PASSING, Decision, PutDomain, Refused, due, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import left_open
@@ -167,7 +167,8 @@ def _take_over(case: VmCase, want: Wanted) -> Decision:
 def _move_cold(case: VmCase, report: Report, target: str) -> Decision:
     """No domain is left: the old host gives up its grant durably, then the placement changes, with a new epoch.
 
-    Both replicas must be identical at that moment: later starts rely on the placement's host being the newest.
+    No replica may be newer than the target's at that moment: later starts rely on the placement's host being the
+    newest.
     """
     placement = case.placement
     assert placement is not None
@@ -194,6 +195,7 @@ def _move_cold(case: VmCase, report: Report, target: str) -> Decision:
 
 
 def _cold_blocked(case: VmCase, target: str) -> Refusal | None:
+    assert case.placement is not None
     host = case.host(target)
     if host.node is None:
         return Refusal(reason="NodeNotFound", message=f"there is no XenNode {target}; apply it, or change spec.node")
@@ -215,12 +217,8 @@ def _cold_blocked(case: VmCase, target: str) -> Refusal | None:
                 message=f"{target} holds no replica of {volume.volume.name}; its replicas are on "
                 f"{' and '.join(volume.nodes)}",
             )
-        if not (volume.everywhere() and volume.up_to_date()):
-            return Refusal(
-                reason="DiskNotUpToDate",
-                message=f"{volume.volume.name} must be UpToDate and connected on both hosts, "
-                f"it is {volume.volume.status.disk_state or 'unknown'}",
-            )
+        if (no := hand_over.without_running(volume, case.placement.node, target)) is not None:
+            return no
     return None
 
 

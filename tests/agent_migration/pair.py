@@ -20,6 +20,7 @@ from agent.migration.relay_files import RELAY
 from agent.protocol import (
     DomainDesired,
     DomainState,
+    Fencing,
     InitialSync,
     Member,
     MigrateReceive,
@@ -133,6 +134,7 @@ class Pair:
         self.tls = {name: pki.issue_agent(self.authority, name, directory / "pki" / name) for name in simulation.hosts}
         self.ports = {name: free_port() for name in simulation.hosts}
         self.agents: dict[str, Agent] = {}
+        self.fencing: Fencing | None = None
         self.hosts = {name: Deadly(host) for name, host in simulation.hosts.items()}
         for host in simulation.hosts.values():
             Xen.of(host).configure(record_interval=0.02)
@@ -186,6 +188,7 @@ class Pair:
             logical_volume=RESOURCE,
             size=16 << 20,
             members=members,
+            fencing=self.fencing,
             role=role,
         )
 

@@ -40,6 +40,14 @@ def test_nothing_against_good_hosts() -> None:
     assert leaving(at_source(), desired()) == []
 
 
+def test_row_10_a_failed_disk_is_left_and_not_come_to() -> None:
+    assert leaving(at_source(drbd=drbd(disk="Diskless")), desired()) == []
+    at_peer = drbd(role="Secondary", peer={"role": "Primary", "disk": "Diskless"})
+    assert arriving(at_target(drbd=at_peer), desired(epoch=4), source="mk2") == []
+    here = drbd(role="Secondary", disk="Diskless", peer={"role": "Primary"})
+    assert [one.reason for one in arriving(at_target(drbd=here), desired(epoch=4))] == ["DiskNotUpToDate"]
+
+
 START = [
     (
         {"facts": facts(memory_free_mib=96)},
@@ -137,6 +145,9 @@ def test_against_a_target(changes: Any, reason: str, words: str) -> None:
         ({"record": record(granted=False)}, desired(), "NotGranted", "epoch 3, given away"),
         ({}, desired(epoch=4), "NotGranted", "epoch 3, granted; shaolin shall leave at 4"),
         ({"drbd": drbd(peer={"disk": "Outdated"})}, desired(), "DiskNotUpToDate", "Outdated"),
+        ({"drbd": drbd(peer={"disk": "Diskless"})}, desired(), "DiskNotUpToDate", "replace it there"),
+        ({"drbd": drbd(disk="Inconsistent")}, desired(), "DiskNotUpToDate", "UpToDate on both sides"),
+        ({"drbd": drbd(disk="Diskless"), "alone": ("vm_shaolin",)}, desired(), "WroteAlone", "failed disk only"),
         ({"desired": host(relocation_enabled=False)}, desired(), "RelocationDisabled", "mk1"),
     ],
 )

@@ -15,7 +15,7 @@ from states import NAMES, Domain, Part, Promise, Stream, World, with_host, with_
 
 from agent.migration.recovery import Arrived, Nothing, Over, Remove, Resume, RunsOn, Unclear, judge_source, judge_target
 from agent.protocol import Refusal
-from agent.vm_disks import both_sides_whole
+from agent.vm_disks import against_hand_over
 
 Steps = Iterator[tuple[str, World]]
 
@@ -166,7 +166,7 @@ def tell(world: World, host: int, part: Part) -> World | None:
         return world
     if part.epoch + 1 < receiving.epoch or (receiving.phase == "Received" and receiving.cancel_asked):
         return world
-    return _put(world, part.peer, receiving, released=True)
+    return _put(world, part.peer, receiving, released=True, alone=bool(observe.alone(world, host)))
 
 
 # --- the target -----------------------------------------------------------------------------------------------------
@@ -251,16 +251,19 @@ def _finish(world: World, host: int, part: Part, *, cancelled: bool) -> Steps:
 
 def may_take_over(world: World, host: int, part: Part) -> bool:
     """migration.target.Receive._until_mine: the source's word, and this host's own DRBD."""
-    return source_has_let_go(part) and not against_taking_over(world, host)
+    return source_has_let_go(part) and not against_taking_over(world, host, part)
 
 
 def source_has_let_go(part: Part) -> bool:
     return part.released
 
 
-def against_taking_over(world: World, host: int) -> list[Refusal]:
+def against_taking_over(world: World, host: int, part: Part) -> list[Refusal]:
     seen = observe.kernel(observe.disk_of(world, host))
-    return both_sides_whole(observe.CONFIG.disks, seen, NAMES[host], role="Secondary", peer_role="Secondary")
+    alone = (observe.RESOURCE,) if part.alone else ()
+    return against_hand_over(
+        observe.CONFIG.disks, seen, NAMES[host], side="target", role="Secondary", peer_role="Secondary", alone=alone
+    )
 
 
 # --- xl and the relays ----------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def _preflight(name: str) -> Patches:
 
 def preflight_disks() -> Patches:
     """A move begins only with both replicas whole and connected."""
-    return _preflight("both_sides_whole")
+    return _preflight("against_hand_over")
 
 
 def preflight_names() -> Patches:

@@ -202,7 +202,7 @@ def view_key(world: World, host: int) -> Key | None:
     if not (one.on and one.agent and one.heard):
         return None
     told = tuple(
-        part._replace(phase=_SHOWN.get(part.phase, part.phase), cancelled=False, told=False, job=False)
+        part._replace(phase=_SHOWN.get(part.phase, part.phase), cancelled=False, told=False, job=False, alone=False)
         for part in one.parts
     )
     return (host, one.promise, may_start(one), told, one.domains, disk_of(world, host), _problem(world, host), one.gone)
@@ -273,6 +273,11 @@ def _operation(part: Part) -> OperationState:
     )  # fmt: skip
 
 
+def alone(world: World, host: int) -> tuple[str, ...]:
+    """agent.preflight.wrote_alone. A real DRBD is frozen until that is in the journal; this one goes on at once."""
+    return (RESOURCE,) if world.hosts[host].ahead else ()
+
+
 def seen(world: World, host: int, *, own: str | None = None) -> Seen:
     """What a preflight weighs. `own`: the operation whose own part does not count."""
     one = world.hosts[host]
@@ -289,4 +294,5 @@ def seen(world: World, host: int, *, own: str | None = None) -> Seen:
         listening=True,
         record=record(one.promise) if one.promise else None,
         busy=running.id if running else None,
+        alone=alone(world, host),
     )

@@ -87,6 +87,7 @@ class Part(NamedTuple):
     this_boot: bool = True
     told: bool = False
     job: bool = False  # xl migrate was started and may run
+    alone: bool = False  # the source said that it wrote without this host
 
 
 class Domain(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.protocol import PreflightReport, Refusal
+from controller.domain import hand_over
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.move import SOURCE_HANDING_OVER, Move
 from controller.domain.world import HostView, Question
@@ -70,7 +71,7 @@ def _disks_as_started(move: Move) -> Refusal | None:
 
 
 def _replicas(move: Move) -> Refusal | None:
-    """UpToDate on both, connected, not frozen; the target Secondary."""
+    """UpToDate on both, or failed on the source alone; connected, not frozen; the target Secondary."""
     for volume in move.case.volume_cases:
         name = volume.volume.name
         if move.target not in volume.nodes:
@@ -84,18 +85,8 @@ def _replicas(move: Move) -> Refusal | None:
                 where = move.target if source else move.source
                 return Refusal(reason="ReplicaUnknown", message=f"{where} does not show the replica of {name}")
             continue
-        for node, view in ((move.source, source), (move.target, target)):
-            connection = view.peer.connection if view.peer else "none"
-            if view.disk != "UpToDate" or connection != "Connected":
-                return Refusal(
-                    reason="DiskNotUpToDate",
-                    message=f"{name} on {node} is {view.disk}, connection {connection}; "
-                    "UpToDate and Connected are needed on both hosts",
-                )
-            if view.suspended != "no":
-                return Refusal(reason="Suspended", message=f"IO of {name} on {node} is frozen ({view.suspended})")
-            if view.peer is not None and view.peer.disk != "UpToDate":
-                return Refusal(reason="DiskNotUpToDate", message=f"{node} sees its peer's {name} as {view.peer.disk}")
+        if (no := hand_over.against(volume, move.source, move.target)) is not None:
+            return no
         if target.role != "Secondary":
             return Refusal(reason="TargetNotSecondary", message=f"{name} is {target.role} on {move.target}")
     return None
@@ -197,7 +188,11 @@ MIGRATE_VM: Plan[Move] = Plan(
         Guard(
             "DisksAsStarted", "every disk that the running domain has is in the spec, and no other", _disks_as_started
         ),
-        Guard("Replicas", "every disk UpToDate on both, connected, not frozen, Secondary on the target", _replicas),
+        Guard(
+            "Replicas",
+            "every disk UpToDate on both, or failed on the source alone; connected, not frozen, Secondary there",
+            _replicas,
+        ),
         Guard(
             "NothingInTheWay", "no domain with the VM's name (in any form) or uuid on the target", _nothing_in_the_way
         ),

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from controller.domain.actions import PutDomain, PutVolume
-from tests.unit.domain.worlds import VM_UID, asked, conditions, domain_state, howto, peer, vm_state, volume_state
+from typing import Any
+
+import pytest
+
+from controller.domain.actions import Decision, Operate, PutDomain, PutVolume
+from tests.unit.domain.worlds import (
+    VM_UID,
+    Worlds,
+    asked,
+    conditions,
+    domain_state,
+    howto,
+    moving,
+    peer,
+    vm_state,
+    volume_state,
+)
 
 
 def test_row_11_a_disk_that_failed_on_the_other_host_leaves_the_vm_where_it_is() -> None:
@@ -28,6 +43,66 @@ def test_row_10_a_disk_that_failed_under_the_vm_keeps_it_running_through_the_oth
     vm = worlds.decide_vm()
     assert conditions(vm)["Ready"].status == "True"
     assert not asked(vm, PutDomain)
+
+
+def failed(node: str, *, vm: bool = True, **status: Any) -> Worlds:
+    """The disk of that host has failed; the VM is on mk1, running or shut down, and wanted on mk2."""
+    worlds = moving() if vm else stopped()
+    role = "Primary" if vm else "Secondary"
+    disks = {"mk1": "UpToDate", "mk2": "UpToDate", node: "Diskless"}
+    first = volume_state(
+        role=role, disk=disks["mk1"], used_by=("shaolin",) if vm else (), peer=peer(disk=disks["mk2"]), generation=None
+    )
+    worlds.tell("mk1", volumes={"vm_shaolin": first})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(disk=disks["mk2"], peer=peer(role=role, disk=disks["mk1"]))})
+    before = worlds.status("DrbdVolume", "vm-shaolin")
+    worlds.set_status("DrbdVolume", "vm-shaolin", {**before, "fenced": True, **status})
+    return worlds
+
+
+def stopped() -> Worlds:
+    worlds = howto(running=True)
+    worlds.edit("XenVM", "shaolin", node="mk2", state="Stopped")
+    worlds.tell("mk1", vms={VM_UID: vm_state(status="absent", desired="Stopped", domid=None)}, domains={})
+    return worlds
+
+
+def placed(decision: Decision) -> Any:
+    return conditions(decision)["Placed"]
+
+
+def test_row_10_the_vm_moves_to_the_host_whose_disk_it_writes_to() -> None:
+    decision = failed("mk1").decide_vm()
+    assert [request.body.body.kind for request in asked(decision, Operate)] == ["migrate-receive"]
+    assert decision.status.migration is not None
+
+
+def test_row_10_a_stopped_vm_is_released_to_the_host_that_has_its_data() -> None:
+    assert [put.body.state for put in asked(failed("mk1", vm=False).decide_vm(), PutDomain)] == ["Released"]
+
+
+@pytest.mark.parametrize("vm", [True, False])
+def test_row_10_nothing_moves_to_a_failed_disk(vm: bool) -> None:
+    decision = failed("mk2", vm=vm).decide_vm()
+    assert not asked(decision, Operate)
+    assert not asked(decision, PutDomain)
+    assert placed(decision).reason == "DiskNotUpToDate"
+    assert "replace it on mk2" in placed(decision).message
+
+
+@pytest.mark.parametrize("vm", [True, False])
+def test_row_10_what_it_wrote_alone_may_be_on_the_failed_disk_only(vm: bool) -> None:
+    verdict = {"number": 1, "survivor": "mk1", "stale": "mk2", "reason": "PeerLost"}
+    decision = failed("mk1", vm=vm, verdict=verdict).decide_vm()
+    assert not asked(decision, Operate)
+    assert not asked(decision, PutDomain)
+    assert placed(decision).reason == "WroteAlone"
+
+
+def test_row_10_without_a_domain_nobody_but_the_record_says_what_was_written_alone() -> None:
+    decision = failed("mk1", vm=False, fenced=False).decide_vm()
+    assert not asked(decision, PutDomain)
+    assert placed(decision).reason == "WroteAlone"
 
 
 def test_row_25_of_two_primaries_the_one_that_nobody_uses_is_demoted() -> None:

@@ -132,6 +132,38 @@ def test_row_12_the_other_side_of_a_diskless_primary_is_not_promoted() -> None:
     assert "PeerIsPrimary" in why(decision)
 
 
+def diskless(worlds: Worlds, **update: Any) -> None:
+    """mk1's disk failed, its domain is gone; mk2 shall be promoted and does not see it."""
+    tell(worlds, "mk1", **({"disk": "Diskless", "peer": LOST, "generation": None} | update))
+    waiting(worlds, "mk2")
+
+
+def test_row_12_once_it_is_secondary_the_other_side_has_everything() -> None:
+    worlds = howto(running=True)
+    fenced(worlds)
+    diskless(worlds)
+    assert given(worlds.decide_volume()) == (1, "mk2", "mk1", "PeerDiskless")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "known", "mk1"),
+    [
+        ("C", True, {"fence": FenceState(continued_at="2027-01-15T08:00:00Z")}),
+        ("C", True, {"fence": journal(1, "mk1", "mk2")}),
+        ("C", True, {"configured": False, "role": "Unknown"}),
+        ("C", False, {}),
+        ("A", True, {}),
+    ],
+)
+def test_row_12_not_if_it_may_have_written_alone(protocol: str, known: bool, mk1: dict[str, Any]) -> None:
+    worlds = howto(running=True)
+    worlds.edit("DrbdVolume", "vm-shaolin", protocol=protocol)
+    fenced(worlds, fenced=known)
+    diskless(worlds, **mk1)
+    verdict = given(worlds.decide_volume())
+    assert verdict is None or verdict[1] == "mk1"
+
+
 def test_row_04_a_secondary_takes_over_from_a_host_that_a_person_says_is_off() -> None:
     worlds = howto(running=True)
     fenced(worlds)

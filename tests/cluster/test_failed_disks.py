@@ -1,0 +1,97 @@
+"""A disk that fails under a VM, on a real API server: the VM moves to the host that it writes to, and never back there
+before the disk is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from harness import Scene, is_ready, runs_on
+from test_fencing import RESOURCE, VM, VOLUME, running, scene, writes  # noqa: F401
+
+from controller.api.common import condition
+from controller.api.xenvm import XenVM
+
+
+async def fails(scene: Scene, uid: str, name: str) -> None:  # noqa: F811
+    scene.simulation.fail_disk(name)
+    await writes(scene, uid)  # DRBD finds out when it is written
+    await scene.until_agent(name, lambda state: state.volumes[RESOURCE].disk == "Diskless", "a disk that failed")
+
+
+async def replaced(scene: Scene, name: str) -> None:  # noqa: F811
+    scene.simulation.repair_disk(name)
+    done = await scene.simulation.hosts[name].run(["drbdadm", "attach", RESOURCE])
+    assert done.exit == 0, done
+    await scene.until("DrbdVolume", VOLUME, is_ready)
+    await scene.until_true(lambda: scene.simulation.truth.replicas_identical(RESOURCE), "replicas that are the same")
+
+
+def held(reason: str) -> Callable[[XenVM], bool]:
+    def check(vm: XenVM) -> bool:
+        found = condition(vm.status.conditions, "Placed")
+        return found is not None and found.status == "False" and found.reason == reason
+
+    return check
+
+
+async def test_row_10_it_moves_live_to_the_host_it_writes_to_and_not_back_before_the_disk_is_replaced(
+    scene: Scene,  # noqa: F811
+) -> None:
+    await scene.start_controller()
+    uid = await running(scene)
+    await fails(scene, uid, "mk1")
+    await scene.move(VM, "mk2")
+    await scene.until("XenVM", VM, runs_on("mk2"))
+    await writes(scene, uid)
+    assert scene.simulation.truth.records(uid).hosts == ["mk1", "mk2"]
+    await scene.move(VM, "mk1")
+    vm = await scene.until("XenVM", VM, held("DiskNotUpToDate"))
+    assert "replace it on mk1" in condition(vm.status.conditions, "Placed").message  # type: ignore[union-attr]
+    await replaced(scene, "mk1")
+    await scene.until("XenVM", VM, runs_on("mk1"))
+    await writes(scene, uid)
+    assert scene.simulation.truth.running(uid) == ("mk1",)
+
+
+async def test_row_10_a_maintenance_takes_it_away_from_the_failed_disk(scene: Scene) -> None:  # noqa: F811
+    await scene.start_controller()
+    uid = await running(scene)
+    await fails(scene, uid, "mk1")
+    await scene.patch("XenNode", "mk1", {"spec": {"maintenance": True}})
+    await scene.until("XenVM", VM, runs_on("mk2"))
+    drained = await scene.until("XenNode", "mk1", lambda node: _drained(node) == "SafeToReboot")
+    assert drained
+    await scene.patch("XenNode", "mk1", {"spec": {"maintenance": False}})
+    await writes(scene, uid)
+    assert (await scene.vm()).status.placement.node == "mk2"  # type: ignore[union-attr]
+    await replaced(scene, "mk1")
+    await scene.until("XenVM", VM, runs_on("mk1"))
+
+
+def _drained(node: object) -> str:
+    found = condition(node.status.conditions, "Drained")  # type: ignore[attr-defined]
+    return found.reason if found is not None else ""
+
+
+async def test_rows_10_and_12_stopped_it_moves_too_and_starts_though_the_cable_is_pulled(
+    scene: Scene,  # noqa: F811
+) -> None:
+    await scene.start_controller()
+    uid = await running(scene)
+    await fails(scene, uid, "mk1")
+    await scene.patch("XenVM", VM, {"spec": {"state": "Stopped"}})
+    await scene.until("XenVM", VM, lambda vm: vm.status.phase == "Stopped")
+    await scene.move(VM, "mk2")
+    await scene.until("XenVM", VM, lambda vm: vm.status.placement.node == "mk2" and vm.status.phase == "Stopped")
+    scene.simulation.cut_link("mk1", "mk2")
+    await scene.until("DrbdVolume", VOLUME, lambda one: not is_ready(one) or one.status.phase == "Degraded")
+    await scene.patch("XenVM", VM, {"spec": {"state": "Running"}})
+    await scene.until("XenVM", VM, runs_on("mk2"))
+    await writes(scene, uid)
+    volume = await scene.volume()
+    assert volume.status.verdict is not None
+    assert (volume.status.verdict.survivor, volume.status.verdict.reason) == ("mk2", "PeerDiskless")
+    scene.simulation.restore_link("mk1", "mk2")
+    await asyncio.gather(replaced(scene, "mk1"), writes(scene, uid))
+    assert scene.simulation.truth.records(uid).hosts == ["mk1", "mk2"]
