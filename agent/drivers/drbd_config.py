@@ -1,7 +1,8 @@
 """drbd.conf(5) for one resource. Pure: no I/O.
 
 Both dialects get the same policies: one Primary (two are never allowed), a split brain ends in disconnection unless the
-unused side wrote nothing, a failing disk is detached, a handshake that would need a choice disconnects.
+unused side wrote nothing, a failing disk is detached, without access to any data IO waits, a handshake that would need
+a choice disconnects.
 """
 
 from __future__ import annotations
@@ -62,9 +63,12 @@ def render(
         *_section("net", net),
         *_section("disk", disk),
     ]
+    # A Primary whose disk and whose peer are gone waits for one of them: its guest sees no IO error
+    options = ["on-no-data-accessible suspend-io"]
     if dialect == "9":
         # Opening a device never makes it Primary: only the agent promotes
-        lines += _section("options", ["auto-promote no"])
+        options.insert(0, "auto-promote no")
+    lines += _section("options", options)
     if fence_handler:
         lines += _section("handlers", [f"fence-peer {_quoted('the fence handler', fence_handler)}"])
     for node_id, member in enumerate(desired.members):

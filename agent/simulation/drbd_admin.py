@@ -263,12 +263,15 @@ async def suspend_io(kernel: Kernel, given: Arguments) -> str:
 
 
 async def resume_io(kernel: Kernel, given: Arguments) -> str:
-    """Also ends a freeze by fencing; this side then has data of its own: a new generation."""
+    """Also ends a freeze by fencing; this side then has data of its own: a new generation.
+
+    What waits for data goes on, too: it fails.
+    """
     volume = kernel.minor(_minor(given))
     if volume.new_uuid_due:
         volume.new_current_uuid()
     volume.thaw()
-    volume.change(suspended_user=False)
+    volume.change(suspended_user=False, suspended_no_data=False)
     return ""
 
 

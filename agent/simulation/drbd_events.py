@@ -29,6 +29,32 @@ class Event:
     statistics: dict[str, str | int] = field(default_factory=dict)
 
 
+def device_statistics(volume: Volume) -> dict[str, str | int]:
+    attaching = volume.state.disk == "Attaching"
+    blocked = attaching or volume.state.cs == "StartingSyncT" or volume.state.suspended != "no"
+    return {
+        "size": volume.known_size // 1024 if volume.state.disk != "Diskless" or volume.session else 0,
+        "read": volume.counters.read // 2,
+        "written": volume.counters.written // 2,
+        "al-writes": volume.counters.al_writes,
+        "bm-writes": 0,
+        "upper-pending": len(volume.writing),
+        "lower-pending": 2 if attaching else 0,
+        "al-suspended": "yes" if volume.state.al_suspended else "no",
+        "blocked": "upper" if blocked else "no",
+    }
+
+
+def peer_statistics(volume: Volume) -> dict[str, str | int]:
+    return {
+        "received": volume.counters.received // 2,
+        "sent": volume.counters.sent // 2,
+        "out-of-sync": volume.out_of_sync,
+        "pending": len(volume.writing) if volume.net is not None else 0,
+        "unacked": 0,
+    }
+
+
 def resource(volume: Volume, action: str) -> Event:
     state = volume.state
     info = {"role": state.role, "suspended": state.suspended}
@@ -43,7 +69,7 @@ def connection(volume: Volume, action: str) -> Event:
 def device(volume: Volume, action: str) -> Event:
     return Event(
         action, "device", f"name:{volume.name} volume:0 minor:{volume.minor}", {"disk": volume.state.disk},
-        volume.device_statistics(),
+        device_statistics(volume),
     )  # fmt: skip
 
 
@@ -54,7 +80,7 @@ def peer_device(volume: Volume, action: str) -> Event:
         "peer-disk": state.peer_disk,
         "resync-suspended": state.resync_suspended,
     }
-    return Event(action, "peer-device", f"name:{volume.name} {_peer(volume)} volume:0", info, volume.peer_statistics())
+    return Event(action, "peer-device", f"name:{volume.name} {_peer(volume)} volume:0", info, peer_statistics(volume))
 
 
 def helper(volume: Volume, name: str, status: int | None = None, *, whole: bool = False) -> Event:

@@ -185,7 +185,7 @@ def _connected(session: Session) -> None:
         good = disk_rank("Outdated")
         if disk_rank(disk) >= good and disk_rank(peer_disk) >= good:
             disk = peer_disk = "UpToDate"
-        end.thaw()
+        end.peer_back()
         end.change(cs="Connected", peer_role=peer.state.role, disk=disk, peer_disk=peer_disk)
     for end, peer in ((session.first, session.second), (session.second, session.first)):
         if not _has_disk(end):

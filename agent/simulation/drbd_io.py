@@ -39,31 +39,28 @@ async def write(volume: Volume, offset: int, data: bytes) -> None:
     here_and_there = (offset, len(data))
     volume.writing.append(here_and_there)
     try:
-        await simulation.changed.wait_until(lambda: volume.state.suspended == "no")
-        await _data_accessible(volume)
-        here = _write_here(volume, offset, data)
-        if volume.net is not None and volume.net.value("protocol") == "A" and replicates(volume):
-            simulation.tasks.start(_replicate(volume, offset, data), f"{volume.path} protocol A")
-            there = True
-        else:
-            there = await _replicate(volume, offset, data)
-        if not (here or there) or not volume.host.on:
-            raise os_error(errno.EIO, volume.path)
+        while True:
+            await simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+            if not _data_accessible(volume):
+                volume.log("IO ERROR: neither local nor remote data")
+                raise os_error(errno.EIO, volume.path)
+            here = _write_here(volume, offset, data)
+            if volume.net is not None and volume.net.value("protocol") == "A" and replicates(volume):
+                simulation.tasks.start(_replicate(volume, offset, data), f"{volume.path} protocol A")
+                there = True
+            else:
+                there = await _replicate(volume, offset, data)
+            if (here or there) and volume.host.on:
+                return
+            if not volume.host.on or not _data_accessible(volume):
+                raise os_error(errno.EIO, volume.path)
     finally:
         volume.writing.remove(here_and_there)
 
 
-async def _data_accessible(volume: Volume) -> None:
-    """The kernel's may_do_writes(): without good data here or there, IO fails or waits (on-no-data-accessible)."""
-
-    def accessible() -> bool:
-        return "UpToDate" in {volume.state.disk, volume.state.peer_disk}
-
-    if volume.resource_options.get("on-no-data-accessible") == "suspend-io":
-        await volume.host.simulation.changed.wait_until(accessible)
-    elif not accessible():
-        volume.log("IO ERROR: neither local nor remote data")
-        raise os_error(errno.EIO, volume.path)
+def _data_accessible(volume: Volume) -> bool:
+    """The kernel's may_do_writes(): without good data here or there IO fails, unless it is suspended for that."""
+    return "UpToDate" in {volume.state.disk, volume.state.peer_disk}
 
 
 async def _replicate(volume: Volume, offset: int, data: bytes) -> bool:
@@ -117,7 +114,16 @@ def write_received(volume: Volume, offset: int, data: bytes) -> bool:
 
 async def read(volume: Volume, offset: int, length: int) -> bytes:
     """From here when the data here is good, else from the peer. Raises OSError (EIO)."""
-    await volume.host.simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+    while True:
+        await volume.host.simulation.changed.wait_until(lambda: volume.state.suspended == "no")
+        found = await _found(volume, offset, length)
+        if found is not None:
+            return found
+        if volume.state.suspended == "no":  # else it was lost meanwhile: asked again when there is data
+            raise os_error(errno.EIO, volume.path)
+
+
+async def _found(volume: Volume, offset: int, length: int) -> bytes | None:
     if _good_here(volume, offset, length) and volume.backing is not None:
         try:
             data = volume.backing.read_now(offset, length)
@@ -128,10 +134,8 @@ async def read(volume: Volume, offset: int, length: int) -> bytes:
             return data
     session = volume.session
     if session is not None and volume.state.peer_disk == "UpToDate":
-        found = await session.fetch(volume, offset, length)
-        if found is not None:
-            return found
-    raise os_error(errno.EIO, volume.path)
+        return await session.fetch(volume, offset, length)
+    return None
 
 
 def _good_here(volume: Volume, offset: int, length: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agent.simulation import drbd_options
+from agent.simulation import drbd_events, drbd_options
 from agent.simulation.drbd_events import shown
 from agent.simulation.drbd_state import connected, resyncing
 
@@ -109,11 +109,11 @@ def _status(volume: Volume, verbose: bool, statistics: bool) -> str:
         disk = [f"disk:{state.disk}"]
         if verbose:
             disk = ["volume:0", f"minor:{volume.minor}", *disk]
-        elif (blocked := volume.device_statistics()["blocked"]) != "no":
+        elif (blocked := drbd_events.device_statistics(volume)["blocked"]) != "no":
             disk.append(f"blocked:{blocked}")
         text += _wrapped(disk, 2, 6)
         if statistics:
-            text += _wrapped(_pairs(volume.device_statistics()), 6, 6)
+            text += _wrapped(_pairs(drbd_events.device_statistics(volume)), 6, 6)
     if volume.net is not None and volume.minor is not None:
         text += _status_of_peer(volume, verbose, statistics)
     return text
@@ -138,7 +138,7 @@ def _status_of_peer(volume: Volume, verbose: bool, statistics: bool) -> str:
             words.append(f"resync-suspended:{state.resync_suspended}")
         text += _wrapped(words, 4, 8)
     if statistics:
-        text += _wrapped(_pairs(volume.peer_statistics()), 8, 8)
+        text += _wrapped(_pairs(drbd_events.peer_statistics(volume)), 8, 8)
     return text
 
 

@@ -112,7 +112,7 @@ class Resync:
         source_disk = "UpToDate" if disk_rank(source.disk) >= disk_rank("Outdated") else source.disk
         for end in (source, target):
             end.state.al_suspended = False
-            end.thaw()
+            end.peer_back()
         known = source.state.cs == target.state.cs == "Connected"
         if known:  # the peer was told of our new state before
             target.change(peer_role=source_role, peer_disk=source_disk)

@@ -52,6 +52,7 @@ class State:
     cs: str = "StandAlone"
     suspended_fencing: bool = False
     suspended_user: bool = False
+    suspended_no_data: bool = False
     al_suspended: bool = False
     paused_user: bool = False  # pause-sync here
     paused_peer: bool = False
@@ -71,8 +72,18 @@ class State:
 
     @property
     def suspended(self) -> str:
-        words = [word for word, on in (("user", self.suspended_user), ("fencing", self.suspended_fencing)) if on]
-        return ",".join(words) or "no"
+        reasons = (
+            ("user", self.suspended_user),
+            ("no-data", self.suspended_no_data),
+            ("fencing", self.suspended_fencing),
+        )
+        return ",".join(word for word, on in reasons if on) or "no"
+
+    @property
+    def no_data(self) -> bool:
+        """A Primary without good data here or there."""
+        best = max(disk_rank(self.disk), disk_rank(self.peer_disk))
+        return self.role == PRIMARY and best < disk_rank("UpToDate")
 
     @property
     def resync_suspended(self) -> str:

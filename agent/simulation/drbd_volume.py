@@ -118,12 +118,12 @@ class Volume:
     def change(self, **values: str | bool) -> None:
         """Change the state: events, metadata flags, the monitor, whoever waits."""
         before = replace(self.state)
-        different = self.state.changed(**values)
+        different = self.state.changed(**values) | self._data_lost_or_found(before)
         if not different:
             return
         state = self.state
         assert self.backing is not None or state.disk in {"Diskless", "Failed"}, f"{self.path}: {state} without a disk"
-        if {"role", "suspended_fencing", "suspended_user"} & different:
+        if {"role", "suspended_fencing", "suspended_user", "suspended_no_data"} & different:
             self.tell(drbd_events.resource(self, "change"))
         if self.net is not None and (before.connection != state.connection or "peer_role" in different):
             self.tell(drbd_events.connection(self, "change"))
@@ -140,6 +140,15 @@ class Volume:
             self._peer_data_lost()
         self._flags_to_disk()
         self.kernel.host.simulation.changed.notify()
+
+    def _data_lost_or_found(self, before: State) -> set[str]:
+        """on-no-data-accessible suspend-io: IO waits from the moment in which no data is left. What thaws it is a
+        connection (`peer_back`), or a disk that turns out to be good."""
+        policy = self.resource_options.get("on-no-data-accessible")
+        if policy == "suspend-io" and self.state.no_data and not before.no_data:
+            return self.state.changed(suspended_no_data=True)
+        attached = before.disk in {"Attaching", "Negotiating"} and self.state.disk == "UpToDate"
+        return self.state.changed(suspended_no_data=False) if attached else set()
 
     def _flags_to_disk(self) -> None:
         state = self.state
@@ -189,9 +198,14 @@ class Volume:
                 self.new_current_uuid()
 
     def thaw(self) -> None:
-        """The peer is back, or known to be outdated: IO goes on."""
+        """The peer is known to be outdated, or there is nothing to fence it for: IO goes on, if there is data."""
         self.new_uuid_due = False
         self.change(suspended_fencing=False)
+
+    def peer_back(self) -> None:
+        """A connection: whatever waited for one goes on."""
+        self.thaw()
+        self.change(suspended_no_data=False)
 
     def set_role_bit(self, primary: bool) -> None:
         generation = self.block.generation
@@ -357,32 +371,6 @@ class Volume:
         from agent.simulation import drbd_io
 
         await drbd_io.write(self, offset, data)
-
-    # --- shown ----------------------------------------------------------------------------------------------------
-
-    def device_statistics(self) -> dict[str, str | int]:
-        attaching = self.state.disk == "Attaching"
-        blocked = attaching or self.state.cs == "StartingSyncT" or self.state.suspended != "no"
-        return {
-            "size": self.known_size // KIB if self.state.disk != "Diskless" or self.session else 0,
-            "read": self.counters.read // 2,
-            "written": self.counters.written // 2,
-            "al-writes": self.counters.al_writes,
-            "bm-writes": 0,
-            "upper-pending": len(self.writing),
-            "lower-pending": 2 if attaching else 0,
-            "al-suspended": "yes" if self.state.al_suspended else "no",
-            "blocked": "upper" if blocked else "no",
-        }
-
-    def peer_statistics(self) -> dict[str, str | int]:
-        return {
-            "received": self.counters.received // 2,
-            "sent": self.counters.sent // 2,
-            "out-of-sync": self.out_of_sync,
-            "pending": len(self.writing) if self.net is not None else 0,
-            "unacked": 0,
-        }
 
     # --- power ----------------------------------------------------------------------------------------------------
 

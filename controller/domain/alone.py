@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.protocol import Refusal
-from controller.domain.verdict import Fencing
+from controller.domain.verdict import PEER_DISKLESS, Fencing
 from controller.domain.volume_case import VolumeCase
 
 
@@ -24,10 +24,17 @@ def good(volume: VolumeCase, node: str) -> Refusal | None:
 
 
 def unproved(volume: VolumeCase, node: str) -> Refusal | None:
-    """Why nothing proves that the other replica has nothing newer; None: its host is off, or a verdict stands."""
+    """Why nothing proves that the other replica has nothing newer.
+
+    None: its host is off, its disk has failed and it answers, or a verdict stands.
+    """
     answer = Fencing(volume).answer(node)
     if isinstance(answer, Refusal):
         return Refusal(reason=answer.reason, message=f"{volume.volume.name} on {node}: {answer.message}")
-    if by_verdict(volume, node) or all(host.off for host in volume.hosts if host.name != node):
+    if (
+        by_verdict(volume, node)
+        or answer.reason == PEER_DISKLESS
+        or all(host.off for host in volume.hosts if host.name != node)
+    ):
         return None
     return Refusal(reason="ReplicaMayBeStale", message=f"{volume.volume.name} on {node} is not connected to its peer")

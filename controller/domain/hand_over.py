@@ -7,6 +7,7 @@ then has every write: it may be left while they are connected. What it wrote wit
 from __future__ import annotations
 
 from agent.protocol import Refusal, VolumeState
+from controller.domain.alone import good, unproved
 from controller.domain.verdict import Fencing
 from controller.domain.volume_case import VolumeCase
 
@@ -41,7 +42,8 @@ def against(volume: VolumeCase, source: str, target: str) -> Refusal | None:
 def without_running(volume: VolumeCase, source: str, target: str) -> Refusal | None:
     """The same where nothing runs: nobody asks the source's agent, so a source without a disk takes more proof.
 
-    DRBD connects a Secondary without a disk to older data, too; only a Primary is held to what it wrote last.
+    DRBD connects a Secondary without a disk to older data, too; only a Primary is held to what it wrote last. With that
+    proof it need not be connected any more: a verdict is given for the target as soon as it asks.
     """
     if not volume.everywhere():
         return Refusal(
@@ -50,11 +52,18 @@ def without_running(volume: VolumeCase, source: str, target: str) -> Refusal | N
             f"{volume.volume.status.disk_state or 'nothing'}",
         )
     no, view = against(volume, source, target), volume.view(source)
-    if no is not None or view is None or view.disk != "Diskless":
+    if view is None or view.disk != "Diskless":
         return no
+    if no is not None:
+        apart = (view.role, view.suspended) == ("Secondary", "no") and not _connected(view)
+        return (good(volume, target) or unproved(volume, target)) if apart else no
     if not volume.volume.status.fenced or volume.volume.spec.protocol == "A":  # it need not be recorded
         return Refusal(reason="WroteAlone", message=f"{volume.volume.name} on {source}: {LOST_ALONE}")
     return None
+
+
+def _connected(view: VolumeState) -> bool:
+    return view.peer is not None and view.peer.connection == "Connected"
 
 
 def _needed(view: VolumeState, node: str, target: str) -> str:

@@ -18,6 +18,7 @@ from controller.domain.volume_case import VolumeCase
 from controller.domain.world import HostView, vm_on
 
 ENDED = "Redundant"
+PEER_DISKLESS = "PeerDiskless"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ class Fencing:
         if seen.role != "Secondary":
             return Refusal(reason="PeerIsPrimary", message=f"{other.name} is {seen.role}")
         if self._never_alone(seen):
-            return Reason("PeerDiskless", f"{other.name} answers, is Secondary, and its disk has failed")
+            return Reason(PEER_DISKLESS, f"{other.name} answers, is Secondary, and its disk has failed")
         if view.generation is None or seen.generation is None:
             return Refusal(reason="ReplicaUnknown", message="the generation UUIDs are being read")
         if _current(view.generation) != _current(seen.generation):

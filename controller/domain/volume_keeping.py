@@ -62,7 +62,8 @@ def _due(case: VolumeCase, host: HostView, *, meet: bool) -> PutVolume | None:
         return case.put(host.name)
     if case.busy_with_migration() or view.role == "Unknown":
         return None
-    if view.role == "Primary" and host.name != case.wanted_primary() and not view.used_by and _sees_peer(view):
+    unused = view.role == "Primary" and host.name != case.wanted_primary() and not view.used_by
+    if unused and (_sees_peer(view) or view.disk == "Diskless"):
         return case.put(host.name)
     wish = case.desired(host.name, "Up", view.role)
     apart = meet and view.peer is not None and view.peer.connection == "StandAlone"
@@ -70,7 +71,8 @@ def _due(case: VolumeCase, host: HostView, *, meet: bool) -> PutVolume | None:
 
 
 def _sees_peer(view: VolumeState) -> bool:
-    """Alone, a Primary stays what it is: to promote it again would take proof that its peer has nothing newer."""
+    """Alone, a Primary with a disk stays what it is: to promote it again would take proof that its peer has nothing
+    newer."""
     return view.peer is not None and view.peer.connection == "Connected"
 
 
@@ -113,16 +115,30 @@ def _frozen(case: VolumeCase, fencing: Fencing) -> Refusal | None:
     """IO that stands still, and what it waits for."""
     for node in case.nodes:
         view = case.view(node)
+        if view is not None and _no_data(view):
+            other = next((name for name in case.nodes if name != node), "its peer")
+            how = view.peer.connection if view.peer else "not configured"
+            return Refusal(
+                reason="Suspended",
+                message=f"IO on {node} waits (no-data): its disk is {view.disk}, and {other}, which has the data, is"
+                f" not connected ({how}). It goes on when both see each other: mend the network, or start {other}",
+            )
         if view is not None and view.suspended != "no":
             why = f": {fencing.told(node)}" if node in fencing.askers else ""
             return Refusal(reason="Suspended", message=f"IO on {node} is frozen ({view.suspended}){why}")
     return None
 
 
+def _no_data(view: VolumeState) -> bool:
+    """Does IO wait for any disk at all (on-no-data-accessible suspend-io)?"""
+    return "no-data" in view.suspended.split(",")
+
+
 def _refused(case: VolumeCase) -> bool:
-    """Does IO stand still because nobody may go on?"""
+    """Does IO stand still because nobody may go on, or nobody has the data?"""
     fencing = Fencing(case)
-    return any(isinstance(fencing.answer(node), Refusal) for node in fencing.askers)
+    refused = any(isinstance(fencing.answer(node), Refusal) for node in fencing.askers)
+    return refused or any(_no_data(view) for view in case.known)
 
 
 def _apart(case: VolumeCase, fencing: Fencing) -> Refusal | None:

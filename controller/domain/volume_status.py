@@ -12,6 +12,9 @@ from controller.domain.volume_case import VolumeCase
 SYNC_STEP_PERCENT = 5
 """A running sync is written only when it crossed a step."""
 
+FREEZES = {"fencing", "no-data"}
+"""DRBD's own words for IO that waits, not a person's (drbdsetup(8), suspend-io)."""
+
 COPYING = ("SyncSource", "SyncTarget", "PausedSyncS", "PausedSyncT")
 
 
@@ -23,7 +26,7 @@ def observed(case: VolumeCase) -> DrbdVolumeStatus:
         "replicas": tuple(_replica(case, node) for node in case.nodes),
         "used_by": tuple(vm.metadata.name for vm in case.consumers)[:64],
         "sync": _sync(case),
-        "frozen": next((n for n in case.nodes if (v := case.view(n)) and "fencing" in v.suspended.split(",")), ""),
+        "frozen": next((n for n in case.nodes if (v := case.view(n)) and FREEZES & {*v.suspended.split(",")}), ""),
     }
     if first is not None:
         disk, peer = first

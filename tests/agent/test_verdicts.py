@@ -199,6 +199,7 @@ async def test_rows_10_and_12_a_diskless_primary_asks_nothing_and_a_verdict_does
     await asyncio.sleep(4)
     assert fleet.hosts["mk1"].ran("drbdsetup", "resume-io") == []
     assert not asks(await fleet.state("mk1"))
+    assert (await fleet.volume("mk1")).suspended == "no-data"
 
 
 async def test_a_secondary_that_goes_down_properly_freezes_nobody(fleet: Fleet) -> None:

@@ -3,12 +3,12 @@ before the disk is replaced."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from harness import Scene, is_ready, runs_on
-from test_fencing import RESOURCE, VM, VOLUME, running, scene, writes  # noqa: F401
+from test_fencing import RESOURCE, VM, VOLUME, acknowledged, healed, running, scene, stands, writes  # noqa: F401
 
+from agent.protocol import HostState
 from controller.api.common import condition
 from controller.api.xenvm import XenVM
 
@@ -74,9 +74,25 @@ def _drained(node: object) -> str:
     return found.reason if found is not None else ""
 
 
-async def test_rows_10_and_12_stopped_it_moves_too_and_starts_though_the_cable_is_pulled(
-    scene: Scene,  # noqa: F811
-) -> None:
+async def test_row_12_without_disk_and_cable_its_io_waits_and_no_error_is_seen(scene: Scene) -> None:  # noqa: F811
+    await scene.start_controller()
+    uid = await running(scene)
+    await fails(scene, uid, "mk1")
+    scene.simulation.cut_link("mk1", "mk2")
+    volume = await scene.until("DrbdVolume", VOLUME, lambda one: one.status.frozen == "mk1")
+    assert "no-data" in condition(volume.status.conditions, "Stalled").message  # type: ignore[union-attr]
+    assert scene.agents["mk1"].context.observer.state.volumes[RESOURCE].suspended == "no-data"
+    before = acknowledged(scene, uid)
+    await scene.until_settled()
+    assert acknowledged(scene, uid) == before
+    assert scene.simulation.truth.primaries(RESOURCE) == ("mk1",)
+    scene.simulation.restore_link("mk1", "mk2")
+    await writes(scene, uid)  # a guest that had seen an IO error would write no more
+    volume = await scene.until("DrbdVolume", VOLUME, lambda one: one.status.frozen == "" and is_ready(one))
+    assert volume.status.verdict is None
+
+
+async def test_row_10_stopped_it_moves_too(scene: Scene) -> None:  # noqa: F811
     await scene.start_controller()
     uid = await running(scene)
     await fails(scene, uid, "mk1")
@@ -84,14 +100,36 @@ async def test_rows_10_and_12_stopped_it_moves_too_and_starts_though_the_cable_i
     await scene.until("XenVM", VM, lambda vm: vm.status.phase == "Stopped")
     await scene.move(VM, "mk2")
     await scene.until("XenVM", VM, lambda vm: vm.status.placement.node == "mk2" and vm.status.phase == "Stopped")
-    scene.simulation.cut_link("mk1", "mk2")
-    await scene.until("DrbdVolume", VOLUME, lambda one: not is_ready(one) or one.status.phase == "Degraded")
     await scene.patch("XenVM", VM, {"spec": {"state": "Running"}})
     await scene.until("XenVM", VM, runs_on("mk2"))
     await writes(scene, uid)
-    volume = await scene.volume()
-    assert volume.status.verdict is not None
-    assert (volume.status.verdict.survivor, volume.status.verdict.reason) == ("mk2", "PeerDiskless")
-    scene.simulation.restore_link("mk1", "mk2")
-    await asyncio.gather(replaced(scene, "mk1"), writes(scene, uid))
+    assert (await scene.volume()).status.verdict is None
     assert scene.simulation.truth.records(uid).hosts == ["mk1", "mk2"]
+
+
+async def test_row_12_stopped_it_moves_though_the_cable_is_out(scene: Scene) -> None:  # noqa: F811
+    """Its disk is Secondary on mk1 and has failed: mk2 has everything, which a verdict says when it is promoted."""
+    await scene.start_controller()
+    uid = await running(scene)
+    await fails(scene, uid, "mk1")
+    await scene.patch("XenVM", VM, {"spec": {"state": "Stopped"}})
+    await scene.until("XenVM", VM, lambda vm: vm.status.phase == "Stopped")
+    scene.simulation.cut_link("mk1", "mk2")
+    for name in scene.names:
+        await scene.until_agent(name, apart, "that it is alone")
+    await scene.move(VM, "mk2")
+    await scene.patch("XenVM", VM, {"spec": {"state": "Running"}})
+    await scene.until("XenVM", VM, runs_on("mk2"))
+    await writes(scene, uid)
+    assert stands(1, "mk2", "PeerDiskless")(await scene.volume())
+    assert scene.simulation.truth.primaries(RESOURCE) == ("mk2",)
+    scene.simulation.restore_link("mk1", "mk2")
+    scene.simulation.repair_disk("mk1")
+    done = await scene.simulation.hosts["mk1"].run(["drbdadm", "attach", RESOURCE])
+    assert done.exit == 0, done
+    await healed(scene, 2)
+
+
+def apart(state: HostState) -> bool:
+    peer = state.volumes[RESOURCE].peer
+    return peer is not None and peer.connection != "Connected"

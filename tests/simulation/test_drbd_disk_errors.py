@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from pathlib import Path
 
 import pytest
-from drbd_helpers import BLOCK, DEVICE, RESOURCE, config, pair, primary, until_quiet
+from drbd_helpers import BLOCK, DEVICE, RESOURCE, Pair, config, pair, primary, until_quiet
+
+from agent.drivers.drbd_parse import parse_proc
+from agent.simulation.devices import Device
 
 
 async def test_a_disk_error_detaches_and_io_goes_on_through_the_peer(tmp_path: Path) -> None:
@@ -43,6 +47,75 @@ async def test_without_disk_and_peer_io_fails(tmp_path: Path) -> None:
         one.simulation.power_off("mk2")
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             await guest.write(0, b"2" * BLOCK)
+        guest.close()
+
+
+WAITS = "options { on-no-data-accessible suspend-io; }"
+
+
+async def seen(one: Pair) -> tuple[str, str]:
+    """`suspended:` of events2, and the first flag of /proc/drbd."""
+    dump = await one.ok(one.mk1, "drbdsetup", "events2", "--now")
+    word = next(part for part in dump.split() if part.startswith("suspended:"))
+    return word, parse_proc(await one.mk1.read_text("/proc/drbd"))[1].flags[0]
+
+
+async def without_data(one: Pair) -> tuple[Device, asyncio.Task[None], asyncio.Task[bytes]]:
+    """mk1 is Primary without its disk and its peer; a write and a read wait."""
+    await one.in_sync(config(disk="fencing resource-and-stonith;", handlers=WAITS))
+    await primary(one)
+    one.simulation.fail_disk("mk1")
+    guest = one.mk1.open_device(DEVICE, "w")
+    await guest.write(0, b"1" * BLOCK)
+    assert await seen(one) == ("suspended:no", "r")
+    one.simulation.cut_link("mk1", "mk2")
+    await one.apart()
+    assert await one.word(one.mk1) == "WFConnection Primary/Unknown Diskless/DUnknown"
+    assert await seen(one) == ("suspended:no-data", "s")
+    return guest, asyncio.ensure_future(guest.write(0, b"2" * BLOCK)), asyncio.ensure_future(guest.read(0, BLOCK))
+
+
+async def test_row_12_io_waits_without_disk_and_peer_until_the_peer_is_back(tmp_path: Path) -> None:
+    async with pair(tmp_path) as one:
+        guest, write, read = await without_data(one)
+        await one.simulation.clock.sleep(300)
+        assert not write.done()
+        assert not read.done()
+        one.simulation.restore_link("mk1", "mk2")
+        await write
+        assert await read in (b"1" * BLOCK, b"2" * BLOCK)
+        assert await seen(one) == ("suspended:no", "r")
+        assert one.on_disk(one.mk2, 0) == b"2" * BLOCK
+        guest.close()
+
+
+async def test_row_12_io_that_is_resumed_by_hand_fails(tmp_path: Path) -> None:
+    async with pair(tmp_path) as one:
+        guest, *waiting = await without_data(one)
+        await one.ok(one.mk1, "drbdadm", "resume-io", RESOURCE)
+        for access in waiting:
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                await access
+        guest.close()
+        await one.ok(one.mk1, "drbdsetup", "secondary", "1")
+
+
+async def test_row_12_io_goes_on_when_the_disk_is_there_again(tmp_path: Path) -> None:
+    """Nothing was written elsewhere meanwhile: it is the data that was lost last."""
+    async with pair(tmp_path) as one:
+        await one.in_sync(config(handlers=WAITS))
+        await primary(one)
+        guest = one.mk1.open_device(DEVICE, "w")
+        one.simulation.cut_link("mk1", "mk2")
+        await one.apart()
+        one.simulation.fail_disk("mk1")
+        write = asyncio.ensure_future(guest.write(0, b"2" * BLOCK))
+        await one.until(lambda: one.volume(one.mk1).state.disk == "Diskless")
+        assert await seen(one) == ("suspended:no-data", "s")
+        one.simulation.repair_disk("mk1")
+        await one.ok(one.mk1, "drbdadm", "attach", RESOURCE)
+        await write
+        assert await seen(one) == ("suspended:no", "r")
         guest.close()
 
 

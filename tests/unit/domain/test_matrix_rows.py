@@ -99,10 +99,39 @@ def test_row_10_what_it_wrote_alone_may_be_on_the_failed_disk_only(vm: bool) -> 
     assert placed(decision).reason == "WroteAlone"
 
 
+@pytest.mark.parametrize(("role", "released"), [("Secondary", ["Released"]), ("Primary", [])])
+def test_row_12_apart_it_is_released_once_its_disk_is_secondary(role: str, released: list[str]) -> None:
+    worlds = failed("mk1", vm=False)
+    lost = peer(connection="Connecting", role="Unknown", disk="DUnknown", replication="Off")
+    worlds.tell("mk1", volumes={"vm_shaolin": volume_state(disk="Diskless", role=role, peer=lost, generation=None)})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=lost)})
+    assert [put.body.state for put in asked(worlds.decide_vm(), PutDomain)] == released
+    before = worlds.status("XenVM", "shaolin")
+    worlds.set_status("XenVM", "shaolin", {**before, "phase": "Stopped"})
+    demoted = [(put.host, put.body.role) for put in asked(worlds.decide_volume(), PutVolume)]
+    assert demoted == ([("mk1", "Secondary")] if role == "Primary" else [])
+
+
 def test_row_10_without_a_domain_nobody_but_the_record_says_what_was_written_alone() -> None:
     decision = failed("mk1", vm=False, fenced=False).decide_vm()
     assert not asked(decision, PutDomain)
     assert placed(decision).reason == "WroteAlone"
+
+
+def test_row_12_without_disk_and_peer_io_waits_and_says_for_what() -> None:
+    worlds = howto(running=True)
+    lost = peer(connection="Connecting", role="Unknown", disk="DUnknown", replication="Off")
+    seen = volume_state(role="Primary", disk="Diskless", suspended="no-data", used_by=("shaolin",), peer=lost)
+    worlds.tell("mk1", volumes={"vm_shaolin": seen}, vms={VM_UID: vm_state()}, domains={"3": domain_state()})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=lost)})
+    decision = worlds.decide_volume()
+    assert conditions(decision)["Ready"].status == "False"
+    stalled = conditions(decision)["Stalled"]
+    assert (stalled.status, stalled.reason) == ("True", "Suspended")
+    assert "start mk2" in stalled.message
+    assert (decision.status.frozen, decision.status.verdict) == ("mk1", None)
+    assert not asked(decision, PutVolume)
+    assert not asked(worlds.decide_vm(), PutDomain)
 
 
 def test_row_25_of_two_primaries_the_one_that_nobody_uses_is_demoted() -> None:

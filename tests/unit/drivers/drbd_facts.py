@@ -43,6 +43,9 @@ resource vm_shaolin {
     c-min-rate 10240k;
     fencing resource-only;
   }
+  options {
+    on-no-data-accessible suspend-io;
+  }
   on mk1 {
     address ipv4 10.0.0.81:7789;
     volume 0 {
@@ -65,7 +68,8 @@ resource vm_shaolin {
 EXPECTED_9 = (
     EXPECTED_84.replace("    fencing resource-only;\n", "")
     .replace("    verify-alg sha1;\n", "    verify-alg sha1;\n    fencing resource-only;\n")
-    .replace("  on mk1 {\n", "  options {\n    auto-promote no;\n  }\n  on mk1 {\n    node-id 0;\n")
+    .replace("  options {\n", "  options {\n    auto-promote no;\n")
+    .replace("  on mk1 {\n", "  on mk1 {\n    node-id 0;\n")
     .replace("  on mk2 {\n", "  on mk2 {\n    node-id 1;\n")
 )
 HOWTO = """\
