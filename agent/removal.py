@@ -30,6 +30,8 @@ class Removal:
         record = self._volumes.record(resource)
         if record is None:
             await self._check_nothing_is_left(resource, removal)
+            if removal.policy != "Unreserve":
+                self._context.gone.add(removal.uid)
             return
         record = self._volumes.owned(resource, removal.uid)
         if removal.policy == "Unreserve":
@@ -70,6 +72,7 @@ class Removal:
         for key in filter(None, (record.lv_key, record.metadata_key)):
             await self._leave(record, key, removal)
         await self._context.observer.read_logical_volumes()
+        self._context.gone.add(removal.uid)  # first: killed in between, an agent goes on with the deletion
         self._volumes.forget(resource)
         self._context.log(object=resource, term=removal.term).info("volume deleted", policy=removal.policy)
 

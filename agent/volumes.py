@@ -139,6 +139,7 @@ class Volumes:
 
     async def _reserve(self, resource: str, desired: VolumeDesired) -> VolumeRecord:
         """The names, minor and port are this volume's: checked against everything on the host, then journalled."""
+        self._context.gone.check(desired.uid)
         known = self._records.get(resource)
         if known is not None and known.desired.uid == desired.uid and known.removal is not None:
             raise Refused("BeingDeleted", f"{resource} is being deleted with policy {known.removal.policy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -10,6 +11,7 @@ from controller.api.common import COUNT_LIMIT, ApiModel, Message, Time
 from controller.api.rules import Rule, checked, text
 from controller.api.volume_rules import AFTER_LIMIT, AFTER_SAY, FENCING_RULES
 
+AFTER = "[1-9][0-9]{0,5}[smh]"
 NODE_OR_NONE = "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
 """The name of a XenNode, or nothing: whoever writes a verdict by hand cannot write what no agent takes."""
 
@@ -26,7 +28,7 @@ class FencingPolicy(ApiModel):
     after: Annotated[
         str | None,
         checked(
-            text("[1-9][0-9]{0,5}[smh]", AFTER_SAY),
+            text(AFTER, AFTER_SAY),
             Rule(AFTER_LIMIT, AFTER_SAY),
             max_length=16,
         ),
@@ -35,10 +37,10 @@ class FencingPolicy(ApiModel):
 
     @property
     def continue_after(self) -> float | None:
-        """Seconds; None: never."""
-        if self.when_controller_unreachable == "Freeze":
-            return None
+        """Seconds; None: never, also if it is written as the API server does not take it."""
         after = self.after or "5m"
+        if self.when_controller_unreachable == "Freeze" or re.fullmatch(AFTER, after) is None:
+            return None
         return float(int(after[:-1]) * {"s": 1, "m": 60, "h": 3600}[after[-1]])
 
 

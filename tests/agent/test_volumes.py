@@ -293,7 +293,18 @@ async def test_delete_removes_everything(fleet: Fleet) -> None:
         assert state.logical_volumes == {}
         assert await configured(fleet, name) == []
         assert await fleet.remove_volume(name, "Delete") == (204, None)  # again: done already
-    await ready(fleet, operation="sync-2")  # and the names are free
+        assert (await refused(fleet.put_volume(name)))["reason"] == "Gone"  # late: nothing is made anew
+        await fleet.put_volume_ok(name, uid=OTHER)  # and the names are free
+
+
+async def test_a_volume_that_was_deleted_before_it_came_is_not_made(fleet: Fleet) -> None:
+    """What was asked first arrives last; also at an agent that was killed in between."""
+    assert await fleet.remove_volume("mk1", "Retain") == (204, None)
+    assert (await refused(fleet.put_volume("mk1")))["reason"] == "Gone"
+    await fleet.kill("mk1")
+    await fleet.start("mk1")
+    assert (await refused(fleet.put_volume("mk1")))["reason"] == "Gone"
+    assert (await fleet.state("mk1")).logical_volumes == {}
 
 
 async def test_retain_keeps_the_data_under_another_name(fleet: Fleet) -> None:

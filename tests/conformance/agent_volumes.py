@@ -73,9 +73,10 @@ async def agent_volume_refusals(agents: Agents) -> None:
             "members": (Member(node="mk8", address="10.0.0.88"), Member(node="mk9", address="10.0.0.89"))
         },
     }
-    for what, changes in taken.items():
-        await agents.ask(f"mk1: a new volume with {what}", hosts.put_volume("mk1", **(new | changes)))
-        removal = VolumeRemoval(term=1, uid=OTHER, policy="Delete")
+    for number, (what, changes) in enumerate(taken.items()):
+        mine = {"uid": f"{number}{OTHER[1:]}"}  # what was deleted is not taken again
+        await agents.ask(f"mk1: a new volume with {what}", hosts.put_volume("mk1", **(new | changes | mine)))
+        removal = VolumeRemoval(term=1, uid=mine["uid"], policy="Delete")
         await agents.ask(f"mk1: after {what}, deleted", hosts.clients["mk1"].delete_volume("other", removal))
     for what, change in {"minor": 9, "size": 32 * MIB, "group": "vg9"}.items():
         await agents.ask(f"mk1: another {what}", hosts.put_volume("mk1", role="Primary", **{what: change}))

@@ -101,6 +101,10 @@ ACCIDENTS = (
         (v.metadata_clearly_none,), volume.foreign_metadata, 0, 0, "mk1: metadata is made anew over a data generation",
     ),
     Accident(
+        "volume: what was removed is not made anew",
+        (v.volume_gone,), volume.late_put, 0, 0, "volume 0 was removed on mk1, and is made there anew",
+    ),
+    Accident(
         "volume: force only while both sides are Inconsistent and connected",
         (v.force_both_new,), volume.mad_at_connected, 1, 0, "two Primaries",
     ),

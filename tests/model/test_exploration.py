@@ -101,6 +101,7 @@ def test_no_data_is_lost_to_a_mad_controller(start: Start) -> None:
         scenarios.late_start,
         scenarios.late_cancel,
         scenarios.late_cancel_at_go,
+        volume_scenarios.late_put,
         volume_scenarios.wiped,
         volume_scenarios.foreign_metadata,
         volume_scenarios.exchanged,

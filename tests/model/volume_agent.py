@@ -102,8 +102,19 @@ def role_facts(world: VolumeWorld, host: int) -> guards.RoleFacts:
     return guards.RoleFacts(RESOURCE, NAMES[host], seen.kernel(world, host), readable=True, domains=())
 
 
+def is_gone(one: VolumeHost, uid: int) -> bool:
+    """agent.gone.Gone.check."""
+    return uid in one.gone
+
+
+def _forgotten(world: VolumeWorld, host: int, uid: int) -> VolumeWorld:
+    return with_host(world, host, gone=tuple(sorted({*world.hosts[host].gone, uid})))
+
+
 def _reserve(world: VolumeWorld, host: int, uid: int, level: str, role: str) -> VolumeWorld:
     one = world.hosts[host]
+    if is_gone(one, uid):
+        raise No("Gone")
     kept = one.record
     if kept is not None and kept.uid == uid and kept.removal is not None:
         raise No("BeingDeleted")
@@ -295,7 +306,7 @@ def remove(world: VolumeWorld, host: int, uid: int, policy: str) -> Worlds:
     if kept is None:
         if any(lv.uid == uid and not lv.retained for lv in one.lvs) or one.configured == uid:
             raise No("UnknownVolume")
-        yield world
+        yield _forgotten(world, host, uid)
         return
     kept = _record(world, host, uid)
     if kept.removal is not None and kept.removal != policy:
@@ -317,6 +328,8 @@ def remove(world: VolumeWorld, host: int, uid: int, policy: str) -> Worlds:
             raise No("RenameFailed")  # lvrename: the name is there already
         world = _delete(world, host) if policy == "Delete" else with_lv(world, host, retained=True)
         yield world
+    world = _forgotten(world, host, uid)
+    yield world
     yield with_host(world, host, record=None)
 
 

@@ -90,7 +90,7 @@ def faults(world: VolumeWorld) -> Steps:
                         killed = with_host(after, host, agent=False)
                         yield f"{NAMES[host]}'s agent: {job.kind}, killed after step {number}", killed
             if one.record is not None or one.jobs:
-                empty = with_host(world, host, agent=False, record=None, jobs=(), term=world.term)
+                empty = with_host(world, host, agent=False, record=None, jobs=(), gone=(), term=world.term)
                 yield f"{NAMES[host]}'s agent is killed, and its journal is lost", empty
         if one.heard:
             yield f"the controllers do not reach {NAMES[host]}", with_host(world, host, heard=False)
@@ -230,6 +230,9 @@ def broken(before: VolumeWorld, after: VolumeWorld) -> str | None:
         wrong = _lvs(before, old, new)
         if wrong is not None:
             return f"{NAMES[host]}: {wrong}"
+        again, kept = new.record, old.record
+        if again is not None and again.uid in old.gone and (kept is None or kept.uid != again.uid):
+            return f"volume {again.uid} was removed on {NAMES[host]}, and is made there anew"
     first, second = (one.lv for one in after.hosts)
     for host, one in enumerate(after.hosts):
         if one.kernel is not None and one.record is not None and one.lv is not None and one.lv.uid != one.record.uid:

@@ -28,6 +28,11 @@ def metadata_clearly_none() -> Patches:
     return _volume_chain("CREATE_METADATA", guards.metadata_clearly_none)
 
 
+def volume_gone() -> Patches:
+    """What was removed is not made anew."""
+    return [patch.object(volume_agent, "is_gone", _no)]
+
+
 def force_record() -> Patches:
     return _volume_chain("FORCE", guards.record_matches)
 

@@ -115,6 +115,15 @@ def _down(world: VolumeWorld, host: int, lv: Lv) -> VolumeWorld:
     return with_host(world, host, kernel=None, lvs=(lv,))._replace(link="Off")
 
 
+def late_put(faults_: int, edits_: int) -> VolumeWorld:
+    """The volume is deleted, mk1 has given it up, mk2 not yet; and mk1 is told late to bring it up."""
+    world = whole(faults_, edits_)._replace(link="Off")
+    kept = world.hosts[0].lvs[0]._replace(retained=True)
+    world = with_host(world, 0, record=None, configured=None, kernel=None, lvs=(kept,), gone=(0,))
+    deleting = world.volume._replace(deleting=True)
+    return world._replace(volume=deleting, wire=(Message(0, 1, ("put", 0, "Up", "Secondary")),))
+
+
 def wiped(faults_: int, edits_: int) -> VolumeWorld:
     """A guest wrote on mk1 alone, then somebody wiped the metadata there; the host comes up again."""
     world = whole(faults_, edits_)

@@ -151,12 +151,13 @@ def view(world: VolumeWorld, host: int) -> tuple[object, ...] | None:
     if not (one.on and one.agent and one.heard):
         return None
     peer = world.hosts[1 - host].kernel
-    return (host, one.record, one.configured, one.lvs, one.kernel, peer, world.link, world.source == host, one.jobs)
+    kept = (host, one.record, one.configured, one.lvs, one.kernel)
+    return (*kept, peer, world.link, world.source == host, one.jobs, one.gone)
 
 
 @cache
 def host_state(key: tuple[Any, ...]) -> HostState:
-    host, kept, configured, lvs, own, peer, link, source, jobs = key
+    host, kept, configured, lvs, own, peer, link, source, jobs, gone = key
     one = VolumeHost(record=kept, configured=configured, lvs=lvs, kernel=own)
     running = None if own is None else _kernel(own, peer, link, source)
     volumes = {}
@@ -184,6 +185,7 @@ def host_state(key: tuple[Any, ...]) -> HostState:
         volumes=volumes,
         logical_volumes=logical_volumes(one),
         operations={(state := _operation(job)).id: state for job in jobs},
+        gone={UIDS[uid]: LONG_AGO for uid in gone},
     )
 
 

@@ -102,6 +102,7 @@ class VolumeHost(NamedTuple):
     lvs: tuple[Lv, ...] = ()
     kernel: Kernel | None = None
     jobs: tuple[Job, ...] = ()
+    gone: tuple[int, ...] = ()  # uids that were removed here, by its journal
 
     @property
     def lv(self) -> Lv | None:

@@ -42,12 +42,14 @@ def _must_answer(case: VolumeCase, node: str) -> bool:
 
 
 def _left(case: VolumeCase) -> tuple[str, ...]:
-    """Members that still hold it; the host of a member that need not answer is left as it is."""
-    return tuple(
-        node
-        for node in case.nodes
-        if _must_answer(case, node) and (case.world.objects.host(node).live is None or case.view(node))
-    )
+    """Members that still hold it, or would make it anew for a request that comes late; the host of a member that need
+    not answer is left as it is."""
+    return tuple(node for node in case.nodes if _must_answer(case, node) and not _over(case, node))
+
+
+def _over(case: VolumeCase, node: str) -> bool:
+    live = case.world.objects.host(node).live
+    return live is not None and case.view(node) is None and case.uid in live.gone
 
 
 def _remove(case: VolumeCase) -> tuple[Request, ...]:
@@ -65,11 +67,12 @@ DELETE_VOLUME: Plan[VolumeCase] = Plan(
     steps=(
         Step(
             name="Remove",
-            does="drbdadm down, the configuration removed, the logical volume retained (renamed, tagged) or removed",
+            does="drbdadm down, the configuration removed, the logical volume retained (renamed, tagged) or removed; "
+            "what still comes for it is refused",
             confirmed=lambda c: not _left(c),
             requests=_remove,
             waiting=lambda c: "being given up on " + " and ".join(_left(c)),
-            interrupted="the removal is asked again where the resource is still there",
+            interrupted="the removal is asked again where the resource is still there, or its end is not remembered",
         ),
     ),
 )

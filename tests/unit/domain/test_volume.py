@@ -246,8 +246,10 @@ def test_deletion_waits_for_every_member_that_is_not_out_of_service():
     assert {(r.host, r.body.policy) for r in asked(worlds.decide_volume(), DeleteVolume)} == {
         ("mk1", "Retain"), ("mk2", "Retain"),
     }  # fmt: skip
-    for host in ("mk1", "mk2"):
-        worlds.tell(host, volumes={})
+    worlds.tell("mk1", volumes={}, gone={VOLUME_UID: "2027-01-15T08:00:00Z"})
+    worlds.tell("mk2", volumes={})  # never heard of it, and what was sent there may still come
+    assert [request.host for request in asked(worlds.decide_volume(), DeleteVolume)] == ["mk2"]
+    worlds.tell("mk2", gone={VOLUME_UID: "2027-01-15T08:00:00Z"})
     assert worlds.decide_volume().finalizer == "remove"
 
 
