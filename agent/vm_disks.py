@@ -14,6 +14,7 @@ Seen = Mapping[str, "DrbdResource"]
 Side = Literal["source", "target"]
 LEFT_FROM = ("UpToDate", "Diskless")
 """Disk states of a source that a VM may leave for an UpToDate peer: what both have, or the peer alone."""
+AWAY_ALONE = "the source may have had writes that the target lacks, and the memory that arrived may know of them"
 LOST_ALONE = (
     "the source's disk has failed, and may have had writes that the target lacks: what was written without the target"
     " is on the failed disk only"
@@ -56,12 +57,14 @@ def against_hand_over(
     role: str,
     peer_role: str,
     alone: Collection[str] = (),
+    held: Collection[str] = (),
 ) -> list[Refusal]:
     """Why these disks cannot be handed over now: Connected, UpToDate on the target, in sync, the roles as said.
 
     A source whose disk has failed (Diskless) writes on the target's alone: every write is there, and it may be left.
     Not if it may have written without its peer before (`alone`: those resources): that was on the failed disk only,
-    and DRBD lets a Secondary without a disk connect to older data. `side`: what `node` is in the move.
+    and DRBD lets a Secondary without a disk connect to older data. `held`: resources that this host, the target, may go
+    on with without the other by a verdict: what was not written alone is all here. `side`: what `node` is in the move.
     """
     found = []
     for disk in disks:
@@ -73,7 +76,12 @@ def against_hand_over(
         if one.suspended != "no":
             found.append(Refusal(reason="DiskSuspended", message=text))
         if one.peer is None or one.peer.connection != "Connected":
-            found.append(Refusal(reason="DiskNotConnected", message=f"{text}; a move needs both replicas"))
+            if disk.resource not in held:
+                found.append(Refusal(reason="DiskNotConnected", message=f"{text}; a move needs both replicas"))
+            elif disk.resource in alone:
+                found.append(Refusal(reason="WroteAlone", message=f"{text}; {AWAY_ALONE}"))
+            elif (one.role, one.disk) != (role, "UpToDate"):
+                found.append(Refusal(reason="DiskNotUpToDate", message=f"{text}; {needed('UpToDate', one.disk)}"))
             continue
         source, target = (one.disk, one.peer.disk) if side == "source" else (one.peer.disk, one.disk)
         if source == "Diskless" and disk.resource in alone:

@@ -12,6 +12,7 @@ from agent.core import Context, Refused, within
 from agent.drivers.drbd import PROC, DrbdResource
 from agent.drivers.drbd_parse import parse_proc
 from agent.drivers.errors import DriverError, Unreadable
+from agent.fence_records import holds
 from agent.host import CommandTimedOut, Job
 from agent.migration.stream import percent
 from agent.operations import Operation
@@ -81,11 +82,15 @@ async def own_domains(context: Context, domain: DomainDesired) -> list[DomainSta
 async def against_taking_over(context: Context, domain: DomainDesired, *, alone: Sequence[str] | None) -> list[Refusal]:
     """Why the target must not make these disks its own yet: by its own DRBD, and by the verdicts that it knows.
 
+    A verdict for this host stands for a source that is lost after it let go: it never resumed the guest, so that the
+    copied memory is the newest, and of what it acknowledged all is here unless it was written alone.
     A copy that is recorded as older than the other side's is never promoted before the end of that is recorded.
     `alone`: disks that the source may have written without this host; None: nobody says, so all of them.
     Raises DriverError, CommandTimedOut.
     """
     disks, seen = domain.config.disks, await disks_now(context, domain)
+    names = [disk.resource for disk in disks]
+    held = [name for name in names if holds(context.fence.record(name), context.node)]
     against = against_hand_over(
         disks,
         seen,
@@ -93,7 +98,8 @@ async def against_taking_over(context: Context, domain: DomainDesired, *, alone:
         side="target",
         role="Secondary",
         peer_role="Secondary",
-        alone=[disk.resource for disk in disks] if alone is None else alone,
+        alone=names if alone is None else alone,
+        held=held,
     )
     stale = (context.fence.promotable(disk.resource) for disk in disks)
     return [*against, *(refusal for refusal in stale if refusal is not None)]

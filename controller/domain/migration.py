@@ -6,6 +6,7 @@ from __future__ import annotations
 from agent.protocol import OperationState, Refusal
 from controller.api.xenvm_status import Migration, Placement
 from controller.domain.actions import DEPOSED, Decision, Operate, Request, refusal_of
+from controller.domain.alone import by_verdict, unproved
 from controller.domain.conditions import timestamp
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.migration_record import backoff, finish, measured, operation, progress
@@ -200,7 +201,7 @@ def _source_off(move: Move, report: Report) -> Decision:
     """The source is known to be off, and the VM does not run at the target: over when no copy is left there.
 
     A target that was told of the release refuses to give up its copy: it goes on by itself once it has seen both disks
-    whole, which it may have missed.
+    whole, which it may have missed; or by a verdict for it, which is given because the source is off.
     """
     receiving = move.receiving
     if move.target_host.live is None and not move.target_host.off:
@@ -213,15 +214,30 @@ def _source_off(move: Move, report: Report) -> Decision:
         no = refusal_of((cancel,), move.case.refused)
         if no is None or no.reason != "NotCancellable":
             return decision
+        why = _goes_on_alone(move, receiving)
+        if why is None:
+            return _ask(move, report, (), f"{move.source} is off; {move.target} goes on with the guest's memory")
         told = (
             f"{move.source} is off, and {move.target} holds the suspended guest, but never saw that both disks were "
-            f"whole; it waits for {move.source}. To start the VM from its disk instead, without its memory: "
+            f"whole; it waits for {move.source} ({why}). To start the VM from its disk instead, without its memory: "
             f"xl destroy {move.case.name}--incoming (or {move.case.name}) on {move.target}"
         )
         return report.stalled("Migrating", Refusal(reason="CopyWaits", message=told)).decision()
     if move.trace_at_target and not move.target_host.off:
         return _ask(move, report, (), f"{move.source} is off; a copy is left on {move.target}")
     return _ended_at_source(move, report, "Failed", f"{move.source} is off")
+
+
+def _goes_on_alone(move: Move, receiving: OperationState) -> str | None:
+    """Why a copy that was let go of cannot go on without its source; None: it will, once the verdicts are there."""
+    for volume in move.case.volume_cases:
+        no, view = unproved(volume, move.target), volume.view(move.target)
+        if no is not None:
+            return f"{no.reason}: {no.message}"
+        if view is None or not by_verdict(volume, move.target) or view.fence.verdict is None:
+            return None
+    held = receiving.refusal
+    return None if held is None or held.reason == "DiskNotConnected" else f"{held.reason}: {held.message}"
 
 
 def _stop_source(move: Move, report: Report, ended: OperationState) -> Decision:

@@ -15,7 +15,7 @@ from controller.api.volume_fencing import VerdictStatus
 from controller.domain.actions import Event, PutVerdict
 from controller.domain.conditions import timestamp
 from controller.domain.volume_case import VolumeCase
-from controller.domain.world import HostView, vm_on
+from controller.domain.world import HostView, operation_on, vm_on
 
 ENDED = "Redundant"
 PEER_DISKLESS = "PeerDiskless"
@@ -83,7 +83,9 @@ class Fencing:
         """Members that must not go on before a verdict, or went on without one."""
         if len(set(self.case.nodes)) != 2:
             return ()
-        return tuple(node for node in self.case.nodes if self._asks(node) or self._alone(node))
+        return tuple(
+            node for node in self.case.nodes if self._asks(node) or self._alone(node) or self._copy_waits(node)
+        )
 
     def _asks(self, node: str) -> bool:
         view = self.case.view(node)
@@ -99,6 +101,22 @@ class Fencing:
             and view.peer is not None
             and view.peer.connection != "Connected"
             and view.peer.disk == "DUnknown"
+        )
+
+    def _copy_waits(self, node: str) -> bool:
+        """A move's target that holds the guest its source let go of, and only misses that source, which is off."""
+        view, other = self.case.view(node), self._other(node)
+        if view is None or not other.off or (view.peer is not None and view.peer.connection == "Connected"):
+            return False
+        moves = [vm.status.migration for vm in self.case.consumers]
+        return any(
+            move is not None
+            and (move.outcome, move.source, move.target) == (None, other.name, node)
+            and (part := operation_on(self.case.world.objects.host(node), move.id)) is not None
+            and (part.phase, part.outcome) == ("Received", None)
+            and part.refusal is not None
+            and part.refusal.reason == "DiskNotConnected"
+            for move in moves
         )
 
     def answer(self, node: str) -> Reason | Refusal:

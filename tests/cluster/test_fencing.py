@@ -10,12 +10,13 @@ from typing import Any
 import devcluster
 import pytest
 from api_objects import Manifest, howto
-from harness import Scene, is_ready, runs_on
+from harness import Scene, is_ready, is_unknown, runs_on
 from prometheus_client.parser import text_string_to_metric_families
 from test_two_controllers import never_deposed
 
 from agent.core import Refused
 from agent.protocol import HostState, VolumeDesired
+from agent.simulation.hypervisor import Xen
 from controller.api.common import condition
 from controller.api.drbdvolume import DrbdVolume
 from controller.operator import Controller
@@ -237,6 +238,41 @@ async def test_row_17_the_source_dies_when_the_target_is_about_to_be_promoted(sc
     await healed(scene, 2)
     assert scene.simulation.truth.running(uid) == ("mk2",)
     assert scene.simulation.truth.primaries(RESOURCE) == ("mk2",)
+
+
+async def test_row_17_the_source_dies_before_the_target_saw_it_secondary(scene: Scene) -> None:
+    """It let go and said so: the copy waits until somebody says that it is off, and goes on with its memory."""
+    await scene.start_controller()
+    uid = await running(scene)
+    guest = Xen.of(scene.simulation.hosts["mk1"]).by_uuid(uid)
+    assert guest is not None
+    assert guest.guest is not None
+    boot, drbd = guest.guest.state.boot, scene.agents["mk1"].context.drbd
+
+    def told() -> bool:
+        return any(one.notes.get("released") for one in scene.agents["mk2"].context.operations.running(uid))
+
+    async def blow(resource: str, minor: int, *, patience: float = 5.0) -> None:
+        await scene.until_true(told, "the release")
+        await scene.crash_host("mk1")
+
+    drbd.secondary = blow  # type: ignore[method-assign]
+    await scene.move(VM, "mk2")
+    await scene.until_true(lambda: "mk1" not in scene.agents, "mk1 without power", 120)
+    await scene.until("XenVM", VM, is_unknown)
+    assert scene.simulation.truth.running(uid) == ()
+    await scene.patch("XenNode", "mk1", {"spec": {"outOfService": True}})
+    await scene.until("DrbdVolume", VOLUME, stands(1, "mk2", "Fenced"), 120)
+    await scene.until("XenVM", VM, runs_on("mk2"), 120)
+    await writes(scene, uid)
+    copy = Xen.of(scene.simulation.hosts["mk2"]).by_uuid(uid)
+    assert copy is not None
+    assert copy.guest is not None
+    assert copy.guest.state.boot == boot
+    await scene.patch("XenNode", "mk1", {"spec": {"outOfService": False}})
+    await scene.boot_host("mk1")
+    await healed(scene, 2)
+    assert scene.simulation.truth.running(uid) == ("mk2",)
 
 
 # --- killed and doubled -------------------------------------------------------------------------------------------

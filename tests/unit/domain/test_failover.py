@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.protocol import Refusal
+from agent.protocol import FenceState, OperationState, Refusal, Verdict
 from controller.domain.actions import Cancel, Decision, PutDomain, PutVolume, Refused
 from controller.domain.node import decide_node
 from tests.unit.domain.test_wanted import away, crowd
@@ -288,16 +288,62 @@ def test_row_17_a_target_that_was_told_of_the_release_goes_on_and_is_the_placeme
     assert decision.status.migration.outcome == "Succeeded"
 
 
-def test_row_17_a_copy_that_waits_for_the_lost_source_needs_a_person() -> None:
+def copy_waits(held: str = "DiskNotConnected", **status: Any) -> tuple[Worlds, str, OperationState]:
+    """mk1 is off after it let go; mk2 has the copy, and does not see mk1's disk any more."""
     worlds, move = begun()
-    copy = operation_state(id=move, kind="migrate-receive", phase="Received")
+    why = Refusal(reason=held, message="vm_shaolin is Secondary/UpToDate here, Connecting")
+    copy = operation_state(id=move, kind="migrate-receive", phase="Received", refusal=why)
     worlds.tell("mk2", operations={move: copy}, domains={"7": domain_state(domid=7, state="paused")})
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=ALONE)})
+    before = worlds.status("DrbdVolume", "vm-shaolin")
+    worlds.set_status("DrbdVolume", "vm-shaolin", {**before, "fenced": True, **status})
     off(silent(worlds))
     (cancel,) = asked(worlds.decide_vm(), Cancel)
     no = Refusal(reason="NotCancellable", message="shaolin belongs to mk2 already")
     worlds.refused = (Refused(cancel, no, worlds.now - 1.0),)
+    return worlds, move, copy
+
+
+def test_row_17_a_copy_whose_source_is_off_goes_on_by_a_verdict_with_its_memory() -> None:
+    worlds, _, _ = copy_waits()
+    verdict = worlds.decide_volume().status.verdict
+    assert (verdict.survivor, verdict.stale, verdict.reason) == ("mk2", "mk1", "Fenced")
+    decision = worlds.decide_vm()
+    assert "Stalled" not in conditions(decision)
+    assert "goes on with the guest's memory" in conditions(decision)["Reconciling"].message
+
+
+def test_row_17_nobody_speaks_for_a_copy_that_its_source_was_not_seen_to_give_away() -> None:
+    worlds, _, _ = copy_waits("NotReleased")
+    assert worlds.decide_volume().status.verdict is None
+
+
+def test_row_17_a_silent_source_is_no_reason_for_a_verdict() -> None:
+    worlds, _, _ = copy_waits()
+    worlds.edit("XenNode", "mk1", outOfService=False)
+    assert worlds.decide_volume().status.verdict is None
+
+
+@pytest.mark.parametrize(
+    ("held", "status", "why"),
+    [
+        ("DiskNotConnected", {"fenced": False}, "NotFenced"),
+        (
+            "DiskNotConnected",
+            {"verdict": {"number": 1, "survivor": "mk1", "stale": "mk2", "reason": "PeerLost"}},
+            "RecordedStale",
+        ),
+        ("WroteAlone", {"verdict": {"number": 1, "survivor": "mk2", "stale": "mk1", "reason": "Fenced"}}, "WroteAlone"),
+    ],
+)
+def test_row_17_a_copy_that_waits_for_the_lost_source_needs_a_person(held: str, status: Any, why: str) -> None:
+    worlds, move, copy = copy_waits(held, **status)
+    if "survivor" in str(status) and held == "WroteAlone":
+        fence = FenceState(verdict=Verdict(number=1, survivor="mk2", stale="mk1", reason="Fenced"))
+        worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=ALONE, fence=fence)})
     told = conditions(worlds.decide_vm())["Stalled"]
     assert told.reason == "CopyWaits"
+    assert f"({why}: " in told.message
     assert "xl destroy shaolin--incoming" in told.message
     worlds.refused = ()
     worlds.tell("mk2", operations={move: copy.model_copy(update={"outcome": "Failed"})}, domains={})
