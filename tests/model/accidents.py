@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import fence_mutations as f
 import mutations as m
 import scenarios as vm
 import volume_mutations as v
@@ -30,6 +31,7 @@ class Accident(NamedTuple):
 FORGOT, TWICE = "mk2 forgot the epoch that it promised", "the VM runs twice: on mk1 and mk2"
 GENERATIONS = "both disks have a data generation of their own, and neither knows the other one's"
 STUCK = "it never comes to rest"
+SPLIT = "split brain: both sides went on alone"
 
 ACCIDENTS = (
     Accident(
@@ -58,7 +60,7 @@ ACCIDENTS = (
     ),
     Accident(
         "storage: no promotion while the peer may be newer",
-        (m.drbd_fencing,), vm.mad_at_running, 1, 0, "two Primaries",
+        (m.drbd_fencing,), vm.mad_at_cut, 0, 0, "two Primaries",
     ),
     Accident(
         "storage: no demotion of a disk that is open",
@@ -81,7 +83,7 @@ ACCIDENTS = (
     ),
     Accident(
         "move: the target takes over only what its source gave away",
-        (m.source_let_go, m.whole_at_take_over), vm.going, 1, 0, STUCK, True,
+        (m.source_let_go, m.whole_at_take_over), vm.arrived, 1, 0, STUCK, True,
     ),
     Accident(
         "move: ... and only when its own DRBD sees both disks whole and Secondary",
@@ -91,6 +93,44 @@ ACCIDENTS = (
         "move: after the permission to go the source's domain is not resumed by the source alone",
         (m.judge_source, m.source_let_go, m.whole_at_take_over, m.drbd_two_primaries, m.peer_not_primary),
         vm.going, 1, 0, "two Primaries", True,
+    ),
+    Accident(
+        "fencing: the verdict is written by compare-and-swap",
+        (f.verdict_cas,), vm.second_thoughts, 0, 0, "one verdict's number was given to both sides", True,
+    ),
+    Accident(
+        "fencing: no verdict while another stands",
+        (f.one_verdict,), vm.only_copy_lost, 0, 0, "both sides hold a verdict", True,
+    ),
+    Accident(
+        "fencing: an agent takes no lower verdict than it knows",
+        (f.verdict_number,), vm.alone, 1, 0, "mk2 forgot verdict 2", True,
+    ),
+    Accident(
+        "fencing: a verdict ends only when its holder gave it back",
+        (f.verdict_given_back,), vm.whole_to_be_fenced, 1, 0, "both sides hold a verdict", True,
+    ),
+    Accident("fencing: frozen IO waits for a verdict", (f.frozen_waits,), vm.frozen_to_be_fenced, 0, 0, SPLIT, True),
+    Accident(
+        "fencing: no promotion of a copy that is recorded as stale",
+        (f.recorded_stale, f.stale_handler), vm.mad_at_stale, 0, 0, SPLIT,
+    ),
+    Accident(
+        "fencing: a stale side's handler hears no",
+        (f.stale_handler, f.recorded_stale), vm.mad_at_stale, 0, 0, SPLIT,
+    ),
+    Accident(
+        "fencing: a stale copy is outdated in DRBD",
+        (f.stale_outdated, f.recorded_stale, f.stale_handler), vm.mad_at_stale, 0, 0, SPLIT,
+    ),
+    Accident(
+        "failover: a time-out is no evidence",
+        (f.silence_is_no_evidence,), vm.frozen_out_of_reach, 0, 0, TWICE, True,
+    ),
+    Accident(
+        "failover: a host that answers is not off",
+        (f.answers_is_not_off,), vm.known_off, 0, 0,
+        "nothing happens any more, and it is told as being on its way: Ready=False HostLives", True,
     ),
     Accident(
         "volume: metadata is never made twice",
@@ -148,7 +188,7 @@ ACCIDENTS = (
 )  # fmt: skip
 
 
-def explored(one: Accident, *, without: tuple[Callable[[], m.Patches], ...] | None = None, most: int = 12_000) -> Found:
+def explored(one: Accident, *, without: tuple[Callable[[], m.Patches], ...] | None = None, most: int = 5_000) -> Found:
     """Raises Violation. `without`: other guards than the accident's own."""
     start = one.start(one.faults, one.edits)
     mad = one.start.__module__ == vm.__name__ and not one.rests

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fencing
 import observe
 import storage
+import verdicts
 from observe import RESOURCE
-from states import NAMES, Domain, Host, Message, Part, Promise, Stream, World, with_host, with_part
+from states import NAMES, Domain, Host, Message, Part, Promise, Stream, Verdict, World, with_host, with_part
 
 from agent import guards, vm_disks, vm_records, vm_steps
 from agent.core import Refused
@@ -37,6 +39,8 @@ def handle(world: World, message: Message) -> World:
     match message.key:
         case ("volume", str(role)):
             return _put_volume(world, host, role)
+        case ("verdict", int(number), int(survivor), str(reason)):
+            return _put_verdict(world, host, verdicts.of_key(number, survivor, reason))
         case ("domain", str(state), int(epoch), int(run)):
             return _put_domain(world, host, state, epoch, run)
         case ("forget", int(epoch)):
@@ -48,6 +52,13 @@ def handle(world: World, message: Message) -> World:
         case ("receive", str(part), int(epoch), int(peer), int(run)):
             return _begin(world, host, Part(part, "receive", peer, epoch, "Listening"), run)
     raise AssertionError(message.key)
+
+
+def _put_verdict(world: World, host: int, verdict: Verdict) -> World:
+    try:
+        return fencing.put(world, host, verdict)
+    except Refused as error:
+        raise No(error.refusal.reason) from None
 
 
 # --- the volume -----------------------------------------------------------------------------------------------------
@@ -62,6 +73,8 @@ def _put_volume(world: World, host: int, role: str) -> World:
         return demote(world, host)
     if world.hosts[host].role == "Unknown":
         world = storage.connect(storage.attach(world, host))
+    elif world.link == "StandAlone":
+        world = storage.connect(world._replace(link="Lost"))
     return promote(world, host) if role == "Primary" else world
 
 
@@ -74,9 +87,11 @@ def _leave_role_to_migration(one: Host, role: str) -> None:
 
 
 def role_facts(world: World, host: int) -> guards.RoleFacts:
-    seen = observe.kernel(observe.disk_of(world, host))
-    domains = observe.domain_states(world.hosts[host].domains)
-    return guards.RoleFacts(RESOURCE, NAMES[host], seen.get(RESOURCE), readable=True, domains=domains)
+    seen, one = observe.kernel(observe.disk_of(world, host)), world.hosts[host]
+    return guards.RoleFacts(
+        RESOURCE, NAMES[host], seen.get(RESOURCE), readable=True,
+        domains=observe.domain_states(one.domains), fence=verdicts.record(one.fence),
+    )  # fmt: skip
 
 
 def promote(world: World, host: int) -> World:

@@ -218,6 +218,10 @@ class Objects(View):
             return HostView(name, node, error="no answer yet")
         return HostView(name, node, told.state, told.connected and told.state is not None, "no answer")
 
+    def silent(self, name: str) -> float:
+        told = self._told.get(name)
+        return 0.0 if told is not None and told.connected else 1000.0
+
 
 class Arbitrary(NamedTuple):
     """Objects as the API server has them, and what each host's agent told."""

@@ -1,12 +1,12 @@
-"""Worlds that differ only in names are one: attempts of a move are numbered anew, epochs count from one, and operations
-that have ended and that nobody speaks of any more are forgotten."""
+"""Worlds that differ only in names are one: attempts of a move are numbered anew, epochs and verdicts count from one,
+and operations that have ended and that nobody speaks of any more are forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import controllers
-from states import Api, Frozen, Key, Part, Promise, World
+from states import Api, Fence, Frozen, Key, Part, Promise, Verdict, World
 
 STEM = "move-bbbbbbbb"
 
@@ -15,10 +15,10 @@ def canonical(world: World) -> World:
     """The same world under its shortest names. Order and equality of attempts and of epochs stay what they were."""
     world = _forgotten(world)
     shift = min(_epochs(world), default=1) - 1
-    names = _names(_ids(world), shift)
-    if not shift and all(old == new for old, new in names.items()):
+    names, verdicts = _names(_ids(world), shift), min(_verdicts(world), default=1) - 1
+    if not shift and not verdicts and all(old == new for old, new in names.items()):
         return world
-    return _Renaming(names, shift).world(world)
+    return _Renaming(names, shift, verdicts).world(world)
 
 
 def _attempt(part_id: str) -> tuple[int, int]:
@@ -99,9 +99,18 @@ def _epochs(world: World) -> Iterable[int]:
             yield _attempt(str(key[1]))[0] - 1
 
 
+def _verdicts(world: World) -> Iterable[int]:
+    known = [world.api.verdict, *(host.fence.verdict for host in world.hosts)]
+    if (frozen := world.frozen) is not None:
+        known.append(frozen.api.verdict)
+        known += [view[8].verdict for view in frozen.views if view is not None]  # type: ignore[attr-defined]
+    yield from (verdict.number for verdict in known if verdict is not None)
+    yield from (int(one.key[1]) for one in world.wire if one.key[0] == "verdict")  # type: ignore[call-overload]
+
+
 class _Renaming:
-    def __init__(self, names: dict[str, str], shift: int) -> None:
-        self._names, self._shift = names, shift
+    def __init__(self, names: dict[str, str], shift: int, verdicts: int) -> None:
+        self._names, self._shift, self._verdicts = names, shift, verdicts
 
     def world(self, world: World) -> World:
         first, second = world.hosts
@@ -109,8 +118,14 @@ class _Renaming:
         return world._replace(
             api=self._api(world.api),
             hosts=(
-                first._replace(promise=self._promise(first.promise), parts=self._parts(first.parts)),
-                second._replace(promise=self._promise(second.promise), parts=self._parts(second.parts)),
+                first._replace(
+                    promise=self._promise(first.promise), parts=self._parts(first.parts), fence=self._fence(first.fence)
+                ),
+                second._replace(
+                    promise=self._promise(second.promise),
+                    parts=self._parts(second.parts),
+                    fence=self._fence(second.fence),
+                ),
             ),
             stream=world.stream._replace(id=self._names[world.stream.id]) if world.stream else None,
             wire=tuple(
@@ -126,7 +141,13 @@ class _Renaming:
             placement = placement._replace(epoch=placement.epoch - self._shift)
         if move is not None:
             move = move._replace(id=self._names[move.id], epoch=move.epoch - self._shift)
-        return api._replace(placement=placement, move=move)
+        return api._replace(placement=placement, move=move, verdict=self._verdict(api.verdict))
+
+    def _verdict(self, verdict: Verdict | None) -> Verdict | None:
+        return None if verdict is None else verdict._replace(number=verdict.number - self._verdicts)
+
+    def _fence(self, fence: Fence) -> Fence:
+        return fence._replace(verdict=self._verdict(fence.verdict))
 
     def _promise(self, promise: Promise | None) -> Promise | None:
         if promise is None:
@@ -142,6 +163,8 @@ class _Renaming:
             new[1] = self._names[str(key[1])]
         if (at := _EPOCH_AT.get(str(key[0]))) is not None:
             new[at] = key[at] - self._shift  # type: ignore[operator]
+        if key[0] == "verdict":
+            new[1] = key[1] - self._verdicts  # type: ignore[operator]
         renamed = tuple(new)
         if renamed != key:
             controllers.also_known(term, host, key, renamed)
@@ -152,7 +175,9 @@ class _Renaming:
 
     def _frozen(self, frozen: Frozen) -> Frozen:
         views = tuple(
-            None if view is None else (*view[:1], self._promise(view[1]), view[2], self._parts(view[3]), *view[4:])  # type: ignore[arg-type]
+            None
+            if view is None
+            else (view[0], self._promise(view[1]), view[2], self._parts(view[3]), *view[4:8], self._fence(view[8]))  # type: ignore[arg-type]
             for view in frozen.views
         )
         return frozen._replace(

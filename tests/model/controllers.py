@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import objects
 import observe
+import verdicts
 from objects import VM_KEY, VOLUME_KEY
 from observe import NOW
 from states import NAMES, Api, Key, Message
@@ -14,12 +15,14 @@ from states import World as State
 
 from agent.preflight import arriving, leaving
 from agent.protocol import MigrateReceive, MigrateSend, PreflightReport, Refusal
+from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.domain.actions import (
     Cancel,
     Decision,
     DeleteDomain,
     Operate,
     PutDomain,
+    PutVerdict,
     PutVolume,
     Refused,
     Request,
@@ -34,7 +37,8 @@ _requests: dict[tuple[int, int, Key], Request] = {}
 
 
 class Outcome(NamedTuple):
-    """Of one look: the VM's object as it is written (None: unchanged), what is asked of agents, and what is said."""
+    """Of one look: what etcd holds with the object as it is written (None: unchanged), what is asked of agents, what is
+    said."""
 
     api: Api | None
     requests: tuple[tuple[int, Key], ...]
@@ -46,6 +50,8 @@ def key_of(request: Request) -> Key:
     match request:
         case PutVolume(body=body):
             return ("volume", body.role)
+        case PutVerdict(body=body):
+            return verdicts.key_of(body.verdict)
         case PutDomain(body=body):
             return ("domain", body.state, body.epoch, body.run)
         case DeleteDomain(body=body):
@@ -74,6 +80,9 @@ def also_known(term: int, host: int, key: Key, renamed: Key) -> None:
     match old:
         case PutDomain(where, body):
             new: Request = PutDomain(where, body.model_copy(update={"epoch": renamed[2]}))
+        case PutVerdict(where, verdict):
+            number = verdict.verdict.model_copy(update={"number": renamed[1]})
+            new = PutVerdict(where, verdict.model_copy(update={"verdict": number}))
         case DeleteDomain(where, name, removal):
             new = DeleteDomain(where, name, removal.model_copy(update={"epoch": renamed[1]}))
         case Cancel(where, _, cancel):
@@ -135,7 +144,9 @@ def _decide_vm(
         return decision.ask
     after: Api | None = None
     if decision.finalizer == "remove":
-        after = api._replace(exists=False, placement=None, move=None, last=None, phase=None, run=0, last_state=None)
+        after = api._replace(
+            exists=False, placement=None, move=None, last=None, phase=None, run=0, last_state=None, displaced=None
+        )
     elif decision.status is not None:
         written = objects.api_of(api, vm.model_copy(update={"status": decision.status}))
         after = written if written != api else None
@@ -169,12 +180,18 @@ def _is_settled(decision: Decision) -> bool:
 
 
 @cache
-def look_volume(api: Api, views: Views, term: int) -> tuple[tuple[int, Key], ...]:
-    """One look at the DrbdVolume. What its status tells people is not part of the explored world."""
+def look_volume(api: Api, views: Views, term: int) -> Outcome:
+    """One look at the DrbdVolume. Of its status the verdict alone is part of the explored world. What follows a split
+    brain, which cannot come without a person or a policy that lets a side go on alone, is not explored."""
     world = World(objects.Objects(api, views), NOW, term)
     volume = world.objects.volume(VOLUME_KEY)
     assert volume is not None
-    return tuple(_noted(request, term) for request in decide_volume(world, volume).requests)
+    decision = decide_volume(world, volume)
+    assert isinstance(decision.status, DrbdVolumeStatus)
+    after = api._replace(verdict=verdicts.verdict_of(decision.status.verdict))
+    requests = tuple(_noted(request, term) for request in decision.requests if not isinstance(request, Operate))
+    told = tuple(f"{one.type}={one.status} {one.reason}: {one.message}" for one in decision.status.conditions)
+    return Outcome(after if after != api else None, requests, told)
 
 
 def messages(term: int, requests: tuple[tuple[int, Key], ...]) -> tuple[Message, ...]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import agents
 import controllers
+import fencing
 import moves
 import observe
+import power
 import storage
 from agents import No
 from controllers import Outcome
-from states import HOSTS, NAMES, Frozen, Key, Message, World, with_host
+from states import HOSTS, NAMES, Frozen, Key, Leader, Message, World, with_host
 
 Steps = Iterator[tuple[str, World]]
 WIRE = 3  # messages that are under way at the same time
@@ -29,6 +31,9 @@ def progress(world: World) -> Steps:
             step = agents.work(world, host)
             if step is not None:
                 yield step
+            fenced = fencing.work(world, host)
+            if fenced is not None:
+                yield fenced
             if one.role == "Unknown":
                 yield f"{NAMES[host]}'s agent brings the volume up", storage.connect(storage.attach(world, host))
     yield from _healing(world)
@@ -62,8 +67,10 @@ def faults(world: World) -> Steps:
     if world.stream is not None and not world.stream.cut:
         yield "the stream is cut", _cut(world)
     yield from moves.late(world, sure=False)
+    for host in power.asked(world):
+        yield f"the fence agent cannot switch {NAMES[host]} off", power.heard(world, host, "failed")
     if world.leader.term == 1:
-        deposed = world._replace(leader=world.leader._replace(term=2, refused=()))
+        deposed = world._replace(leader=Leader(term=2))
         yield "another controller leads", deposed
     if world.frozen is None:
         yield "a controller looks, and stands still", world._replace(frozen=_snapshot(world))
@@ -80,10 +87,11 @@ def edits(world: World) -> Steps:
                 yield f"kubectl: spec.state is {state}", _edited(world, state=state)
         yield "kubectl: delete", world._replace(api=api._replace(deleting=True))
     for host in HOSTS:
-        if not world.hosts[host].on and not api.out_of_service[host]:
-            said = tuple(True if one == host else api.out_of_service[one] for one in HOSTS)
-            changed = api._replace(out_of_service=said)  # type: ignore[arg-type]
-            yield f"kubectl: {NAMES[host]} is out of service", world._replace(api=changed)
+        off = api.out_of_service[host]
+        if off or not world.hosts[host].on:  # said of a host that is off alone
+            said = (not off, api.out_of_service[1]) if host == 0 else (api.out_of_service[0], not off)
+            how = "in service again" if off else "out of service"
+            yield f"kubectl: {NAMES[host]} is {how}", world._replace(api=api._replace(out_of_service=said))
 
 
 def _edited(world: World, **spec: object) -> World:
@@ -124,7 +132,7 @@ def _deliveries(world: World) -> Steps:
             yield _told(message), agents.handle(left, message)
         except No as no:
             refusals = world.leader.refused
-            if message.term == world.leader.term and not message.mad:
+            if message.term == world.leader.term and not message.mad and _lane(message) != "verdict":
                 said = (message.host, message.key, no.reason)
                 refusals = (*(one for one in refusals if one[:2] != said[:2]), said)
             leader = world.leader._replace(refused=refusals)
@@ -136,11 +144,16 @@ def _send(world: World, term: int, requests: tuple[tuple[int, tuple[object, ...]
     mad = [one for one in world.wire if one.mad]
     wire = [one for one in world.wire if not one.mad]
     for message in controllers.messages(term, requests):
-        about = message.key[0] == "volume"
-        busy = any((one.host, one.term, one.key[0] == "volume") == (message.host, term, about) for one in wire)
+        busy = any((one.host, one.term, _lane(one)) == (message.host, term, _lane(message)) for one in wire)
         if not busy and len(wire) < WIRE:
             wire.append(message)
     return world._replace(wire=tuple(sorted(mad + wire, key=repr)))
+
+
+def _lane(message: Message) -> str:
+    """controller.reconcile.lanes: verdicts have one of their own, for a promotion waits for one."""
+    about = str(message.key[0])
+    return about if about in ("volume", "verdict") else "domain"
 
 
 # --- controllers ----------------------------------------------------------------------------------------------------
@@ -158,8 +171,12 @@ def leader_looks(world: World) -> Outcome:
     return controllers.look_vm(world.api, _views(world), world.leader.term, world.leader.refused, world)
 
 
+def leader_looks_at_volume(world: World) -> Outcome:
+    return controllers.look_volume(world.api, _views(world), world.leader.term)
+
+
 def _leader(world: World) -> Steps:
-    views, term = _views(world), world.leader.term
+    term = world.leader.term
     outcome = leader_looks(world)
     after = world._replace(leader=world.leader._replace(refused=()))
     if outcome.api is not None:
@@ -167,12 +184,21 @@ def _leader(world: World) -> Steps:
     after = _send(after, term, outcome.requests)
     if after != world:
         yield f"the controller looks at the VM{_said(outcome)}", after
-    requests = controllers.look_volume(world.api, views, term)
+    looked = leader_looks_at_volume(world)
+    requests = looked.requests
     if world.link == "StandAlone":
         requests = tuple(one for one in requests if _changes(world, term, *one))
-    after = _send(world, term, requests)
+    after = _send(world if looked.api is None else world._replace(api=looked.api), term, requests)
     if after != world:
-        yield "the controller looks at the volume", after
+        yield f"the controller looks at the volume{_decided(looked)}", after
+    for host in HOSTS:
+        after = power.look(world, _views(world), host)
+        if after != world:
+            state = after.api.power[host].state
+            yield f"the controller looks at {NAMES[host]}{f', records it as {state}' if state else ''}", after
+    for host in power.asked(world):
+        off = _power_lost(world, host) if world.hosts[host].on else world
+        yield f"the fence agent switches {NAMES[host]} off, and says so", power.heard(off, host, "off")
     if world.frozen is not None:
         yield from _thawed(world, world.frozen)
 
@@ -192,19 +218,42 @@ def _thawed(world: World, frozen: Frozen) -> Steps:
     after = world._replace(frozen=None)
     if commits(world, frozen, outcome):
         if outcome.api is not None:
-            after = after._replace(api=outcome.api)
+            kept = world.api
+            merged = outcome.api._replace(
+                verdict=kept.verdict, out_of_service=kept.out_of_service, power=kept.power
+            )  # fmt: skip
+            after = after._replace(api=merged)
         sent = _send(after, frozen.term, outcome.requests)
         if sent != after:
             yield f"the other controller goes on with the VM{_said(outcome)}", sent
-    sent = _send(after, frozen.term, controllers.look_volume(frozen.api, frozen.views, frozen.term))
-    if sent != after:
-        yield "the other controller goes on with the volume", sent
+    after = world._replace(frozen=None)
+    looked = controllers.look_volume(frozen.api, frozen.views, frozen.term)
+    if verdict_commits(world, frozen, looked):
+        if looked.api is not None:
+            after = after._replace(api=world.api._replace(verdict=looked.api.verdict))
+        sent = _send(after, frozen.term, looked.requests)
+        if sent != after:
+            yield f"the other controller goes on with the volume{_decided(looked)}", sent
+    after = world._replace(frozen=None)
     yield "the other controller goes away", after
 
 
 def commits(world: World, frozen: Frozen, outcome: Outcome) -> bool:
-    """Compare-and-swap; without a change nothing is compared."""
-    return outcome.api is None or frozen.api == world.api
+    """Compare-and-swap of the XenVM; without a change nothing is compared."""
+    return outcome.api is None or frozen.api.of_vm == world.api.of_vm
+
+
+def verdict_commits(world: World, frozen: Frozen, looked: Outcome) -> bool:
+    """The same of the DrbdVolume."""
+    return looked.api is None or frozen.api.verdict == world.api.verdict
+
+
+def _decided(looked: Outcome) -> str:
+    verdict = looked.api.verdict if looked.api is not None else None
+    if verdict is None:
+        return ""
+    who = "nobody goes" if verdict.survivor is None else f"{NAMES[verdict.survivor]} goes"
+    return f", writes verdict {verdict.number}: {who} on alone, {verdict.reason}"
 
 
 def _said(outcome: Outcome) -> str:
@@ -231,7 +280,8 @@ def _agent_killed(world: World, host: int) -> World:
         )
         for part in world.hosts[host].parts
     )
-    world = with_host(world, host, agent=False, asked=False, parts=parts)
+    unanswered = world.hosts[host].fence._replace(asked="")  # its handler exits 1 in a while
+    world = with_host(world, host, agent=False, asked=False, parts=parts, fence=unanswered)
     stream = world.stream
     if stream is not None and stream.target == host and stream.stage != "over":
         world = world._replace(stream=stream._replace(cut=True, receiver=False))
@@ -243,6 +293,8 @@ def _power_lost(world: World, host: int) -> World:
     one = world.hosts[host]
     promise = one.promise._replace(this_boot=False) if one.promise else None
     parts = tuple(part._replace(this_boot=False, job=False) for part in one.parts)
+    if world.api.power[host].device:
+        world = world._replace(api=world.api.with_power(host, same_boot=False, known=False))
     world = with_host(world, host, on=False, promise=promise, parts=parts)
     stream = world.stream
     return _cut(world) if stream is not None and stream.source == host else world

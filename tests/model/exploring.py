@@ -29,13 +29,18 @@ class Wanted(NamedTuple):
         return f"{self.start}, {self.faults} faults, {self.edits} edits"
 
 
-VM_STARTS = ("new", "running", "moving", "stopped", "copying", "going", "arrived", "reported", "released", "moved")
+VM_STARTS = ("new", "running", "moving", "stopped", "copying", "going", "arrived", "reported", "released", "moved",
+             "protected", "cut_off", "alone", "whole_again", "only_copy_lost", "fenced", "lost", "known_off",
+             "taken_over", "switched_off")  # fmt: skip
 VOLUME_STARTS = ("creating", "connected", "whole", "leftover", "retained", "by_hand")
 DEEP = (
     Wanted("creating", 2, 1, 1_300_000),
     Wanted("whole", 2, 2, 400_000),
-    Wanted("moving", 2, 0, 1_200_000),
-    Wanted("moving", 1, 1, 900_000),
+    Wanted("moving", 1, 0, 900_000),
+    Wanted("moving", 1, 1, 600_000),
+    Wanted("fenced", 2, 0, 600_000),
+    Wanted("protected", 1, 1, 600_000),
+    Wanted("known_off", 1, 0, 400_000),
     Wanted("creating", 1, 2, 500_000),
     Wanted("running", 1, 2, 500_000),
     Wanted("new", 1, 2, 500_000),

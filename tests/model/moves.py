@@ -11,8 +11,10 @@ from contextlib import suppress
 import agents
 import observe
 import storage
+import verdicts
 from states import NAMES, Domain, Part, Promise, Stream, World, with_host, with_part
 
+from agent import fence_records
 from agent.migration.recovery import Arrived, Nothing, Over, Remove, Resume, RunsOn, Unclear, judge_source, judge_target
 from agent.protocol import Refusal
 from agent.vm_disks import against_hand_over
@@ -231,8 +233,7 @@ def _finish(world: World, host: int, part: Part, *, cancelled: bool) -> Steps:
     elif part.phase == "Owned":  # journalled, not yet told as a phase
         yield f"{name}: Promoting", _put(world, host, part, phase="Promoting")
     elif part.phase == "Promoting":
-        with suppress(storage.Refusal):
-            yield f"{name}: promotes", _put(storage.promote(world, host), host, part, phase="Attaching")
+        yield from _promote(world, host, part)
     elif part.phase == "Attaching":
         if main is None:
             yield f"{name}: the copy is gone", _ended(world, host, part, "Failed", "DomainGone")
@@ -247,6 +248,19 @@ def _finish(world: World, host: int, part: Part, *, cancelled: bool) -> Steps:
         else:
             running = with_host(agents.run(world, host, main), host, kept_role="Primary")
             yield f"{name}: unpauses the guest", _ended(running, host, part, "Succeeded")
+
+
+def _promote(world: World, host: int, part: Part) -> Steps:
+    """migration.target.Receive._promote: as often as it has to be tried."""
+    name = f"{NAMES[host]} (receives)"
+    if fence_records.promotable(verdicts.record(world.hosts[host].fence), NAMES[host], observe.RESOURCE) is not None:
+        return
+    with suppress(storage.Refusal):
+        promoted = storage.promote(world, host)
+        if promoted.hosts[host].role == "Primary":
+            yield f"{name}: promotes", _put(promoted, host, part, phase="Attaching")
+        elif promoted != world:
+            yield f"{name}: its handler asks", promoted
 
 
 def may_take_over(world: World, host: int, part: Part) -> bool:

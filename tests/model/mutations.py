@@ -95,7 +95,7 @@ def drbd_two_primaries() -> Patches:
 
 def drbd_fencing() -> Patches:
     """DRBD: no promotion while the peer, which may be newer, is away."""
-    return [patch.object(storage, "PROMOTION", _without(storage.PROMOTION, storage.peer_may_be_newer))]
+    return [patch.object(storage, "peer_may_be_newer", _no)]
 
 
 def drbd_open() -> Patches:
@@ -105,7 +105,7 @@ def drbd_open() -> Patches:
 
 def drbd_good_data() -> Patches:
     """DRBD: no promotion without access to good data."""
-    return [patch.object(storage, "has_good_data", lambda *_: True)]
+    return [patch.object(storage, "PROMOTION", _without(storage.PROMOTION, storage.no_good_data))]
 
 
 # --- agent.guards: roles ----------------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from observe import LONG_AGO, MINOR, RESOURCE, VM, VM_UID, VOLUME, VOLUME_UID, host_state
-from states import HOSTS, NAMES, Api, Key, Last, Move, Placement
+from observe import BOOT, EARLIER_BOOT, MINOR, RESOURCE, VM, VM_UID, VOLUME, host_state
+from states import HOSTS, NAMES, Api, Displaced, Key, Last, Move, Placement, Power, Verdict
+from verdicts import LONG_AGO, VOLUME_UID, recorded
 
 from controller.api.drbdvolume import DrbdVolume
+from controller.api.fencing import FencingSpec
 from controller.api.xennode import XenNode
 from controller.api.xenvm import XenVM
 from controller.domain.actions import FINALIZER
@@ -24,20 +26,35 @@ def _meta(name: str, uid: str, **more: Any) -> dict[str, Any]:
 
 
 @cache
-def node(name: str, out_of_service: bool) -> XenNode:
+def node(name: str, out_of_service: bool, power: Power) -> XenNode:
+    fencing = {"fencing": {"agent": "fence_test", "parameters": {"ip": "10.0.1.81"}}} if power.device else {}
     return XenNode.model_validate(
         {
             "apiVersion": "xentandem.io/v1alpha1", "kind": "XenNode", "metadata": _meta(name, f"cccccccc-{name}"),
             "spec": {
                 "agent": {"address": "127.0.0.1"}, "replication": {"address": f"10.0.0.8{name[-1]}"},
-                "volumeGroups": ["vg0"], "outOfService": out_of_service,
+                "volumeGroups": ["vg0"], "outOfService": out_of_service, **fencing,
             },
+            "status": _power(name, power) if power.device else {},
         }
     )  # fmt: skip
 
 
+def _power(name: str, power: Power) -> dict[str, Any]:
+    """XenNode.status of a host with a fence agent that was tested."""
+    device = FencingSpec(agent="fence_test", parameters={"ip": "10.0.1.81"}).device
+    told: dict[str, Any] = {"bootID": BOOT if power.known else EARLIER_BOOT, "fencingDevice": device}
+    record = {"operation": f"fence-{name}", "bootID": BOOT if power.same_boot else EARLIER_BOOT, "device": device}
+    if power.state == "fencing":
+        told["fencing"] = {**record, "requestedAt": LONG_AGO, "reason": "silent", "notBefore": LONG_AGO}
+    elif power.state:
+        wrong = {"contradictedAt": LONG_AGO} if power.state == "contradicted" else {}
+        told["fenced"] = {**record, "at": LONG_AGO, "evidence": "off", **wrong}
+    return told
+
+
 @cache
-def volume() -> DrbdVolume:
+def volume(verdict: Verdict | None = None) -> DrbdVolume:
     return DrbdVolume.model_validate(
         {
             "apiVersion": "xentandem.io/v1alpha1", "kind": "DrbdVolume",
@@ -50,6 +67,7 @@ def volume() -> DrbdVolume:
                 "observedGeneration": 2, "nodes": list(NAMES), "resource": RESOURCE,
                 "device": {"minor": MINOR, "port": 7789},
                 "initialSync": {"node": "mk1", "operation": f"initial-sync-{VOLUME_UID}", "completed": True},
+                "fenced": True, **({"verdict": recorded(verdict)} if verdict else {}),
             },
         }
     )  # fmt: skip
@@ -74,14 +92,16 @@ def vm(api: Api) -> XenVM:
             "id": "x", "source": NAMES[1 - last.target], "target": NAMES[last.target], "outcome": last.outcome,
             "startedAt": LONG_AGO, "finishedAt": LONG_AGO, "failures": 1 if last.outcome == "Failed" else 0,
         }  # fmt: skip
+    if (away := api.displaced) is not None:
+        status["displaced"] = {"from": NAMES[away.origin], "reason": away.reason, "since": LONG_AGO}
     deleting = {"deletionTimestamp": LONG_AGO} if api.deleting else {}
     return XenVM.model_validate(
         {
             "apiVersion": "xentandem.io/v1alpha1", "kind": "XenVM",
             "metadata": _meta(VM, VM_UID, namespace="default", **deleting),
             "spec": {
-                "node": NAMES[api.node], "state": api.state, "memory": "512Mi", "kernel": "/boot/vmlinuz",
-                "root": "/dev/hda1 ro", "disks": [{"volume": VOLUME, "device": "hda1"}],
+                "node": NAMES[api.node], "state": api.state, "onNodeFailure": api.on_failure, "memory": "512Mi",
+                "kernel": "/boot/vmlinuz", "root": "/dev/hda1 ro", "disks": [{"volume": VOLUME, "device": "hda1"}],
             },
             "status": status,
         }
@@ -91,7 +111,7 @@ def vm(api: Api) -> XenVM:
 def api_of(before: Api, changed: XenVM) -> Api:
     """`before` with the status that a decision writes."""
     status = changed.status
-    move, last, placement = status.migration, status.last_migration, status.placement
+    move, last, placement, away = status.migration, status.last_migration, status.placement, status.displaced
     return before._replace(
         acted_on=status.observed_generation == changed.metadata.generation,
         placement=Placement(NAMES.index(placement.node), placement.epoch) if placement else None,
@@ -104,6 +124,7 @@ def api_of(before: Api, changed: XenVM) -> Api:
         if move
         else None,
         last=Last(NAMES.index(last.target), last.outcome) if last else None,
+        displaced=Displaced(NAMES.index(away.from_node), away.reason) if away else None,
     )
 
 
@@ -113,20 +134,21 @@ class Objects:
     def __init__(self, api: Api, views: Sequence[Key | None]) -> None:
         self._api = api
         self._hosts = {
-            NAMES[host]: _host_view(NAMES[host], api.out_of_service[host], views[host]) for host in HOSTS
-        }  # fmt: skip
+            NAMES[host]: _host_view(NAMES[host], api.out_of_service[host], api.power[host], views[host])
+            for host in HOSTS
+        }
 
     def host(self, name: str) -> HostView:
         return self._hosts[name] if name in self._hosts else HostView(name, None)
 
     def silent(self, name: str) -> float:
-        return 0.0  # nobody is fenced in this model: no XenNode of it has spec.fencing
+        return 0.0 if self._hosts[name].live is not None else 1000.0  # silence is long enough at once
 
     def hosts(self) -> Mapping[str, HostView]:
         return self._hosts
 
     def volume(self, key: ObjectName) -> DrbdVolume | None:
-        return volume() if key == VOLUME_KEY else None
+        return volume(self._api.verdict) if key == VOLUME_KEY else None
 
     def vm(self, key: ObjectName) -> XenVM | None:
         return vm(self._api) if key == VM_KEY and self._api.exists else None
@@ -135,8 +157,9 @@ class Objects:
         return (vm(self._api),) if key == VOLUME_KEY and self._api.exists else ()
 
     def vms_on(self, name: str) -> tuple[XenVM, ...]:
-        placed = self._api.exists and self._api.placement is not None and NAMES[self._api.placement.node] == name
-        return (vm(self._api),) if placed else ()
+        placement, move = self._api.placement, self.moving().get(VM_KEY, ())
+        there = self._api.exists and (name in move or (placement is not None and NAMES[placement.node] == name))
+        return (vm(self._api),) if there else ()
 
     def moving(self) -> Mapping[ObjectName, tuple[str, str]]:
         move = self._api.move
@@ -145,7 +168,7 @@ class Objects:
         return {VM_KEY: (NAMES[move.source], NAMES[move.target])}
 
     def volumes_on(self, name: str) -> tuple[DrbdVolume, ...]:
-        return (volume(),)
+        return (volume(self._api.verdict),)
 
     def claims(self, kind: str, value: str) -> tuple[tuple[str, str, str], ...]:
         if kind == "domain":
@@ -160,7 +183,8 @@ class Objects:
 
 
 @cache
-def _host_view(name: str, out_of_service: bool, key: Key | None) -> HostView:
+def _host_view(name: str, out_of_service: bool, power: Power, key: Key | None) -> HostView:
+    found = node(name, out_of_service, power)
     if key is None:
-        return HostView(name, node(name, out_of_service), None, connected=False, error="no answer")
-    return HostView(name, node(name, out_of_service), host_state(key), connected=True)
+        return HostView(name, found, None, connected=False, error="no answer")
+    return HostView(name, found, host_state(key), connected=True)

@@ -10,7 +10,9 @@ from functools import cache
 from typing import NamedTuple
 
 import storage
-from states import NAMES, Domain, Host, Key, Part, Promise, World
+import verdicts
+from states import NAMES, Domain, Fence, Host, Key, Part, Promise, World
+from verdicts import LONG_AGO, VOLUME_UID
 
 from agent import vm_steps
 from agent.drivers.drbd_parse import DrbdResource
@@ -34,9 +36,8 @@ from agent.vm_disks import usable
 from agent.vm_records import VmRecord, vm_state
 
 NOW = 1_800_000_000.0
-LONG_AGO = "2020-01-01T00:00:00Z"
 VM, VOLUME, RESOURCE, MINOR = "shaolin", "vm-shaolin", "vm_shaolin", 1
-VM_UID, VOLUME_UID = "bbbbbbbb-0000-4000-8000-000000000002", "aaaaaaaa-0000-4000-8000-000000000001"
+VM_UID = "bbbbbbbb-0000-4000-8000-000000000002"
 BOOT, EARLIER_BOOT = "boot-now", "boot-before"
 CONFIG = DomainConfig(
     memory_mib=512, max_memory_mib=512, kernel="/boot/vmlinuz", cmdline="root=/dev/hda1 ro",
@@ -139,13 +140,15 @@ class Disk(NamedTuple):
     source: bool
     peer_role: str
     peer_disk: str
+    frozen: bool
+    ahead: bool
 
 
 def disk_of(world: World, host: int) -> Disk:
     one = world.hosts[host]
     return Disk(
         one.role, one.disk, world.link, world.source == host, storage.peer_role(world, host),
-        storage.peer_disk(world, host),
+        storage.peer_disk(world, host), one.frozen, one.ahead,
     )  # fmt: skip
 
 
@@ -172,7 +175,7 @@ def kernel(disk: Disk) -> Mapping[str, DrbdResource]:
             minor=MINOR,
             role=disk.role,  # type: ignore[arg-type]
             disk=disk.disk,  # type: ignore[arg-type]
-            suspended="no",
+            suspended="fencing" if disk.frozen else "no",
             size_kib=1 << 19,
             peer=_peer(disk),
         )
@@ -205,7 +208,8 @@ def view_key(world: World, host: int) -> Key | None:
         part._replace(phase=_SHOWN.get(part.phase, part.phase), cancelled=False, told=False, job=False, alone=False)
         for part in one.parts
     )
-    return (host, one.promise, may_start(one), told, one.domains, disk_of(world, host), _problem(world, host), one.gone)
+    return (host, one.promise, may_start(one), told, one.domains, disk_of(world, host), _problem(world, host), one.gone,
+            one.fence)  # fmt: skip
 
 
 def _problem(world: World, host: int) -> tuple[str, str] | None:
@@ -225,23 +229,36 @@ def _problem(world: World, host: int) -> tuple[str, str] | None:
 
 
 @cache
+def _generation(host: int, ahead: bool) -> GenerationIds:
+    """Whoever went on alone began a generation of its own, on top of the one that both had."""
+    both = "A1B2C3D4E5F60718"
+    if not ahead:
+        return GenerationIds(current=both, bitmap="0" * 16)
+    return GenerationIds(current=f"{host + 1:X}1B2C3D4E5F60710", bitmap=both)
+
+
+@cache
 def host_state(key: Key) -> HostState:
-    host, promise, starts, parts, domains, disk, told, gone = key
+    host, promise, starts, parts, domains, disk, told, gone, fence = key
     assert isinstance(host, int)
     assert isinstance(disk, Disk)
+    assert isinstance(fence, Fence)
     listed = domain_states(domains)
     vms = {}
     if isinstance(promise, Promise):
         problem = Refusal(reason=told[0], message=told[1]) if isinstance(told, tuple) else None
         vms[VM_UID] = vm_state(record(promise), listed, may_start=bool(starts), since=LONG_AGO, problem=problem)
-    up = disk.role != "Unknown"
+    up, fenced = disk.role != "Unknown", verdicts.view(fence)
+    question = fenced.question(kernel(disk).get(RESOURCE), NAMES[1 - host])
     volume = VolumeState.model_validate(
         {
             "resource": RESOURCE, "uid": VOLUME_UID, "namespace": "default", "name": VOLUME, "minor": MINOR,
             "port": 7789, "metadata": "present", "configured": up, "role": disk.role,
             "logical_volume": LogicalVolumeState(group="vg0", name=RESOURCE, size=512 << 20, owner_uid=VOLUME_UID),
             "disk": disk.disk if up else "Diskless", "peer": _peer(disk) if up else None, "size": 511 << 20,
-            "generation": GenerationIds(current="A1B2C3D4E5F60718", bitmap="0" * 16), "forced": host == 0,
+            "generation": _generation(host, disk.ahead), "forced": host == 0,
+            "suspended": "fencing" if disk.frozen else "no", "fenced": True, "fence_question": question,
+            **({"fence": fenced.record.shown} if fenced.record is not None else {}),
             "options": "C 500M sha1 10.0.0.81 10.0.0.82 fenced",
             "used_by": tuple(one.name for one in listed if one.disks),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import storage
-from states import NAMES, World
+from states import NAMES, Host, World
 
 
 def broken(before: World, after: World) -> str | None:
@@ -13,7 +13,7 @@ def broken(before: World, after: World) -> str | None:
     ]
     if len(running) > 1:
         return f"the VM runs twice: on {' and '.join(running)}"
-    primaries = [NAMES[host] for host, one in enumerate(after.hosts) if one.role == "Primary"]
+    primaries = [NAMES[host] for host, one in enumerate(after.hosts) if one.role == "Primary" and not one.frozen]
     if len(primaries) > 1:
         return "two Primaries"
     for host, one in enumerate(after.hosts):
@@ -26,7 +26,27 @@ def broken(before: World, after: World) -> str | None:
             return f"the VM runs on {NAMES[host]}, which gave it away"
     if not any(one.whole for one in after.hosts):
         return "an acknowledged write is on neither disk"
-    return _epochs(before, after)
+    if all(one.ahead for one in after.hosts):
+        return "split brain: both sides went on alone"
+    return _verdicts(before, after) or _epochs(before, after)
+
+
+def _verdicts(before: World, after: World) -> str | None:
+    known = [(one.api.verdict, *(host.fence.verdict for host in one.hosts)) for one in (before, after)]
+    for who, old, new in zip(("the status", *NAMES), *known, strict=True):
+        if old is not None and (new is None or new.number < old.number):
+            return f"{who} forgot verdict {old.number}"
+    survivors = {(one.number, one.survivor) for pair in known for one in pair if one is not None}
+    for number in {number for number, _ in survivors}:
+        if len([one for one, _ in survivors if one == number]) > 1:
+            return "one verdict's number was given to both sides"
+    held = [host for host, one in enumerate(after.hosts) if holds(one, host)]
+    return "both sides hold a verdict" if len(held) > 1 else None
+
+
+def holds(one: Host, host: int) -> bool:
+    verdict = one.fence.verdict
+    return verdict is not None and verdict.survivor == host and not one.fence.given_back
 
 
 def _epochs(before: World, after: World) -> str | None:

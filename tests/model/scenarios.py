@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import environment
 from canonical import canonical
-from states import HOSTS, Api, Budget, Domain, Host, Key, Message, Placement, Promise, World
+from states import HOSTS, Api, Budget, Domain, Host, Key, Message, Placement, Power, Promise, World
 
 
 def running(faults: int, edits: int) -> World:
@@ -39,24 +39,83 @@ def stopped(faults: int, edits: int) -> World:
     return World(api=api, hosts=(Host(promise=promise, asked=True), Host()), budget=Budget(faults, edits))
 
 
-def walked(world: World, *labels: str) -> World:
+def walked(world: World, *labels: str, never: str = "") -> World:
     """The world after the steps of these names (their beginnings), each taken as soon as it can be; what else has to
-    happen meanwhile happens by itself. The budgets stay whole."""
+    happen meanwhile happens by itself, but what is `never` to. The budgets stay whole."""
     for wanted in labels:
-        world = _until(world, wanted)
+        world = _until(world, wanted, never)
     return world
 
 
-def _until(start: World, wanted: str) -> World:
+def _until(start: World, wanted: str, never: str) -> World:
     seen, coming = {start}, [start]
     for world in coming:
         for label, after in environment.progress(world):
+            if never and label.startswith(never):
+                continue
             if label.startswith(wanted):
                 return canonical(after)
             if after not in seen:
                 seen.add(after)
                 coming.append(after)
     raise AssertionError(f"nothing called {wanted!r} can come")
+
+
+def struck(world: World, label: str) -> World:
+    """The world after a fault, or an edit, of that name."""
+    happens = (*environment.faults(world), *environment.edits(world))
+    return canonical(next(after for name, after in happens if name == label))
+
+
+def protected(faults: int, edits: int) -> World:
+    """The VM runs on mk1, and fails over."""
+    world = running(faults, edits)
+    return world._replace(api=world.api._replace(on_failure="FailOver"))
+
+
+def cut_off(faults: int, edits: int) -> World:
+    """The replication link was cut: mk1's disk is frozen, its handler asks."""
+    return struck(protected(faults, edits), "the replication link is cut")
+
+
+def alone(faults: int, edits: int) -> World:
+    """... and mk1 goes on by its verdict."""
+    return walked(cut_off(faults, edits), "mk1's handler hears 4")
+
+
+def whole_again(faults: int, edits: int) -> World:
+    """... until the link was back and mk2 had everything. The verdict stands yet."""
+    return walked(alone(faults, edits), "mk2 gets verdict", "DRBD has synchronised")
+
+
+def with_fence_agents(world: World) -> World:
+    return world._replace(api=world.api._replace(power=(Power(device=True), Power(device=True))))
+
+
+def fenced(faults: int, edits: int) -> World:
+    """... and both hosts have fence agents."""
+    return with_fence_agents(protected(faults, edits))
+
+
+def lost(faults: int, edits: int) -> World:
+    """mk1 has lost its power; nobody has said so yet."""
+    return struck(protected(faults, edits), "mk1 loses power")
+
+
+def known_off(faults: int, edits: int) -> World:
+    """mk1 has lost its power, and a person has said that it is off."""
+    return struck(lost(faults, edits), "kubectl: mk1 is out of service")
+
+
+def taken_over(faults: int, edits: int) -> World:
+    """mk2 runs the VM of mk1, which is off."""
+    return walked(known_off(faults, edits), "mk2's agent: Unpause", never="mk1 boots")
+
+
+def switched_off(faults: int, edits: int) -> World:
+    """mk2 runs the VM of mk1, which its fence agent has switched off."""
+    world = struck(fenced(faults, edits), "mk1 loses power")
+    return walked(world, "mk2's agent: Unpause", never="mk1 boots")
 
 
 def copying(faults: int, edits: int) -> World:
@@ -112,6 +171,45 @@ def mad_at_released(faults: int, edits: int) -> World:
 
 def mad_at_moved(faults: int, edits: int) -> World:
     return mad(moved(faults, edits))
+
+
+def second_thoughts(faults: int, edits: int) -> World:
+    """mk1's disk is frozen; a controller has seen that, and stands still. Then mk1 lost its power, and a person says
+    that it is off."""
+    world = cut_off(faults, edits)
+    for label in ("a controller looks, and stands still", "mk1 loses power", "kubectl: mk1 is out of service"):
+        world = struck(world, label)
+    return world
+
+
+def frozen_out_of_reach(faults: int, edits: int) -> World:
+    """mk1's disk is frozen, and no controller reaches mk1."""
+    return struck(cut_off(faults, edits), "the controllers do not reach mk1")
+
+
+def only_copy_lost(faults: int, edits: int) -> World:
+    """mk1 went on alone, mk2 does not know it yet; mk1 has lost its power, and a person says that it is off."""
+    world = struck(alone(faults, edits), "mk1 loses power")
+    return struck(world, "kubectl: mk1 is out of service")
+
+
+def mad_at_cut(faults: int, edits: int) -> World:
+    """mk1's disk is frozen, and mk2 is asked for what mk1 had."""
+    return _late(cut_off(faults, edits), (1, ("volume", "Primary")))
+
+
+def frozen_to_be_fenced(faults: int, edits: int) -> World:
+    return with_fence_agents(frozen_out_of_reach(faults, edits))
+
+
+def whole_to_be_fenced(faults: int, edits: int) -> World:
+    return with_fence_agents(whole_again(faults, edits))
+
+
+def mad_at_stale(faults: int, edits: int) -> World:
+    """mk1 went on alone and was lost, and the VM is asked for on mk2, which knows that its copy is stale."""
+    world = struck(walked(alone(faults, edits), "mk2 gets verdict"), "mk1 loses power")
+    return _late(world, (1, ("volume", "Primary")), (1, ("domain", "Running", 2, 1)))
 
 
 def late_role(faults: int, edits: int) -> World:

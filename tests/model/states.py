@@ -37,8 +37,32 @@ class Last(NamedTuple):
     outcome: str
 
 
+class Verdict(NamedTuple):
+    """Of a volume: who may go on without the other. `survivor` None: nobody, the one before has ended."""
+
+    number: int
+    survivor: int | None
+    reason: str
+
+
+class Displaced(NamedTuple):
+    """status.displaced: why the VM is not on the host of spec.node."""
+
+    origin: int
+    reason: str
+
+
+class Power(NamedTuple):
+    """A XenNode's spec.fencing, and what its status says of it."""
+
+    device: bool = False  # a fence agent is there, and was tested
+    state: str = ""  # fencing, fenced, contradicted: what is recorded
+    same_boot: bool = False  # the record is about the boot that the host has now, or had last
+    known: bool = True  # status.bootID is that boot
+
+
 class Api(NamedTuple):
-    """What etcd holds: the XenVM, and the XenNodes' outOfService."""
+    """What etcd holds: the XenVM, the DrbdVolume's verdict, and the XenNodes."""
 
     exists: bool = True
     node: int = 0
@@ -51,7 +75,20 @@ class Api(NamedTuple):
     last_state: str | None = None
     move: Move | None = None
     last: Last | None = None
+    displaced: Displaced | None = None
+    on_failure: str = "Stay"  # spec.onNodeFailure
+    verdict: Verdict | None = None
     out_of_service: tuple[bool, bool] = (False, False)
+    power: tuple[Power, Power] = (Power(), Power())
+
+    @property
+    def of_vm(self) -> Api:
+        """The XenVM alone: what its compare-and-swap is about."""
+        return self._replace(verdict=None, out_of_service=(False, False), power=(Power(), Power()))
+
+    def with_power(self, host: int, **update: object) -> Api:
+        new = self.power[host]._replace(**update)  # type: ignore[arg-type]
+        return self._replace(power=(new, self.power[1]) if host == 0 else (self.power[0], new))
 
 
 class Promise(NamedTuple):
@@ -97,6 +134,14 @@ class Domain(NamedTuple):
     attached: bool = False
 
 
+class Fence(NamedTuple):
+    """The volume's fencing at one agent: its journal, and the handler that waits for an answer (memory)."""
+
+    verdict: Verdict | None = None
+    given_back: bool = False
+    asked: str = ""  # io, promotion: what the handler was called for
+
+
 class Host(NamedTuple):
     on: bool = True
     agent: bool = True
@@ -111,7 +156,10 @@ class Host(NamedTuple):
     kept_role: str = "Secondary"  # the volume's desired role in the journal
     disk: str = "UpToDate"  # Inconsistent, Outdated, Consistent
     whole: bool = True  # its disk has every acknowledged write
-    ahead: bool = False  # it was written while its peer was away: DRBD's bitmap UUID
+    ahead: bool = False  # it went on while its peer was away: DRBD's bitmap UUID
+    frozen: bool = False  # suspended:fencing
+    peer_disk: str = "DUnknown"  # Outdated, Inconsistent: what it knows of its peer while that is away
+    fence: Fence = Fence()
 
 
 class Stream(NamedTuple):
@@ -135,10 +183,11 @@ class Message(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """The controller that leads: its term, and the agents' last refusals."""
+    """The controller that leads: its term, the agents' last refusals, what came of the fence agents it asked."""
 
     term: int = 1
     refused: tuple[tuple[int, Key, str], ...] = ()
+    power: tuple[str, str] = ("", "")  # asked, off, failed
 
 
 class Frozen(NamedTuple):

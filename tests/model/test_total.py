@@ -12,6 +12,7 @@ import observe
 import pytest
 import rules
 import scenarios
+import verdicts
 from arbitrary import ANSWERS, REFUSALS, Arbitrary, Told, decide, spoilt, worlds
 from explorer import successors
 from hypothesis import HealthCheck, Phase, given, settings
@@ -28,14 +29,14 @@ LIMITS = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # to make such a world smaller takes minutes
 )
-STARTS = (scenarios.running, scenarios.moving, scenarios.new, scenarios.stopped)
+STARTS = (scenarios.running, scenarios.moving, scenarios.new, scenarios.stopped, scenarios.fenced, scenarios.known_off)
 
 
 def as_objects(world: World) -> Arbitrary:
     """An explored world as the API server and the agents would tell of it."""
     api = world.api
-    made = [objects.node(NAMES[host], api.out_of_service[host]) for host in HOSTS]
-    found = (*made, objects.volume(), *((objects.vm(api),) if api.exists else ()))
+    made = [objects.node(NAMES[host], api.out_of_service[host], api.power[host]) for host in HOSTS]
+    found = (*made, objects.volume(api.verdict), *((objects.vm(api),) if api.exists else ()))
     views = {NAMES[host]: observe.view_key(world, host) for host in HOSTS}
     told = {
         name: Told(None if key is None else observe.host_state(key), key is not None) for name, key in views.items()
@@ -98,8 +99,8 @@ def test_a_decision_that_breaks_a_rule_is_seen() -> None:
     assert vm is not None
     assert volume is not None
     both = tuple(PutDomain(name, observe.desired("Running", 1, 1)) for name in NAMES)
-    removal = DeleteVolume("mk1", observe.RESOURCE, VolumeRemoval(term=1, uid=observe.VOLUME_UID, policy="Delete"))
-    force = Operate("mk2", OperationRequest(id="x", term=1, body=InitialSync(resource="r", uid=observe.VOLUME_UID)))
+    removal = DeleteVolume("mk1", observe.RESOURCE, VolumeRemoval(term=1, uid=verdicts.VOLUME_UID, policy="Delete"))
+    force = Operate("mk2", OperationRequest(id="x", term=1, body=InitialSync(resource="r", uid=verdicts.VOLUME_UID)))
 
     assert rules.broken(world, vm, decide(world, vm)) == []
     assert "it shall run on two hosts" in rules.broken(world, vm, Decision(requests=both))

@@ -7,7 +7,9 @@ from functools import cache
 from typing import Any
 
 import objects
-from observe import FACTS, LONG_AGO, MINOR, NOW, RESOURCE
+from observe import FACTS, MINOR, NOW, RESOURCE
+from states import Power
+from verdicts import LONG_AGO
 from volume_world import HOSTS, NAMES, UIDS, Intent, Job, Kernel, Lv, Record, Volume, VolumeHost, VolumeWorld
 
 from agent.drivers.drbd_files import ResConfig
@@ -275,7 +277,7 @@ CONTENT = True
 
 @cache
 def _host_view(host: int, key: tuple[Any, ...] | None) -> HostView:
-    node = objects.node(NAMES[host], False)
+    node = objects.node(NAMES[host], False, Power())
     if key is None:
         return HostView(NAMES[host], node, None, connected=False, error="no answer")
     return HostView(NAMES[host], node, host_state(key), connected=True)
