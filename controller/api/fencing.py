@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -94,6 +94,9 @@ class FencingSpec(ApiModel):
     """How long the host's agent must be silent before the host may be switched off."""
     timeout_seconds: Annotated[int, Field(ge=5, le=600)] = 60
     """Time limit of each run of the fence agent. A run that lasts longer is ended and proves nothing."""
+    power_on: Literal["Never", "AfterFencing"] = "Never"
+    """Never: a host that was switched off stays off until a person switches it on. AfterFencing: it is switched on
+    again once that it is off is recorded and its VMs are taken over; from then on it is not known to be off."""
 
     @property
     def device(self) -> str:
@@ -123,6 +126,21 @@ class FencingStatus(ApiModel):
     """What became of the attempt before."""
 
 
+class PowerOnStatus(ApiModel):
+    """That a fenced host is switched on again, written before its fence agent is first asked to."""
+
+    requested_at: Time
+    """When it was decided: from then on the host is not known to be off."""
+    attempt: Annotated[int, Field(ge=1)] = 1
+    """Counts the attempts."""
+    not_before: Time
+    """When this attempt begins."""
+    result: Message = ""
+    """What became of the attempt before; of the last one, what the fence agent said."""
+    done_at: Time | None = None
+    """When the fence agent said that the host is on."""
+
+
 class FencedStatus(ApiModel):
     """The record that a fence agent switched the host off and then confirmed that it is off."""
 
@@ -139,3 +157,5 @@ class FencedStatus(ApiModel):
     contradicted_at: Time | None = None
     """When the host's agent answered in the very boot that had been fenced. The host was never off: the record is no
     evidence, and a person must find out which machine spec.fencing switches off."""
+    power_on: PowerOnStatus | None = None
+    """That it is switched on again (spec.fencing.powerOn)."""

@@ -16,13 +16,13 @@ from controller.domain.actions import Event
 from controller.domain.conditions import Conditions, seconds, timestamp
 from controller.domain.fencing_guards import PASSING, boot_of, partners, to_save, why_not
 from controller.domain.power import Device, PowerCommand, PowerOff, PowerResult, PowerStatus
+from controller.domain.power_on import retry_after, switch_on
 from controller.domain.world import HostView, World
 
 TEST_SECONDS = 600.0
 """How often a fence agent is asked whether it can be asked."""
 LOOK_SECONDS = 5.0
 """Between two looks while a fencing waits for something that nobody tells."""
-FIRST_RETRY, LAST_RETRY = 10.0, 300.0
 KEPT_TIMES = 8
 
 
@@ -56,6 +56,7 @@ def decide_fencing(world: World, node: XenNode, conditions: Conditions) -> Fenci
     view = world.objects.host(node.name)
     _test(world, node, view, conditions, made)
     _recorded(world, node, view, made)
+    switch_on(world, node, made)
     refusal = None
     if made.fenced is None:
         refusal = _go_on(world, node, view, made)
@@ -226,7 +227,7 @@ def _record(world: World, node: XenNode, view: HostView, made: Fencing, result: 
 
 def _failed(world: World, made: Fencing, now: FencingStatus, result: PowerResult) -> None:
     said = result.said if result.state == "failed" else "the host's agent was heard in the meantime"
-    wait = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(now.attempt - 1, 16))
+    wait = retry_after(now.attempt)
     made.fencing = now.model_copy(
         update={"attempt": now.attempt + 1, "not_before": timestamp(world.now + wait), "result": said}
     )
@@ -245,6 +246,10 @@ def _tell(
         message = _contradiction(made.fenced)
         conditions.set("Fenced", "False", "FencedButAlive", message)
         conditions.stalled("FencedButAlive", message)
+    elif made.fenced is not None and made.fenced.power_on is not None:
+        told = made.fenced.power_on.result or "its fence agent is asked to switch it on"
+        reason = "SwitchedOn" if made.fenced.power_on.done_at else "SwitchingOn"
+        conditions.set("Fenced", "False", reason, f"it was off ({made.fenced.evidence}), and is on again: {told}")
     elif made.fenced is not None:
         conditions.set("Fenced", "True", "SwitchedOff", made.fenced.evidence)
     elif made.fencing is not None and made.fencing.result:

@@ -47,6 +47,9 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
     elif view.off:
         conditions.set("Ready", "False", "Fenced", "off: its fence agent switched it off and confirmed it")
         phase = "Fenced"
+    elif live is None and node.status.fenced is not None and node.status.fenced.power_on is not None:
+        conditions.unknown("SwitchedOn", "its fence agent switches it on again; its agent has not answered yet")
+        phase = "NotReady"
     elif live is None:
         why = silence(world, view)
         conditions.unknown(why.reason, why.message)

@@ -43,6 +43,20 @@ class PowerOff:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerOn:
+    """Switch the host on again and confirm it: `on`, then `status`. Idempotent.
+
+    Only carried out while status.fenced of the host still has this operation and this attempt to switch it on: read
+    anew from the API server.
+    """
+
+    host: str
+    device: Device
+    operation: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class PowerStatus:
     """Ask whether the host is on. Changes nothing."""
 
@@ -50,7 +64,7 @@ class PowerStatus:
     device: Device
 
 
-PowerCommand = PowerOff | PowerStatus
+PowerCommand = PowerOff | PowerOn | PowerStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,14 @@ class HostView:
     @property
     def off(self) -> bool:
         """Whether there is evidence that the host is off: a person's word (spec.outOfService), or a fence agent's
-        (status.fenced) that nothing contradicts. Silence is none, and a host that answers is not off.
+        (status.fenced) that nothing contradicts. Silence is none, and a host that answers is not off; nor is one that
+        is being switched on again.
         """
         if self.node is None or self.live is not None:
             return False
         fenced = self.node.status.fenced
-        if fenced is not None and fenced.contradicted_at is None and not self.heard_since_fenced:
+        stands = fenced is not None and (fenced.contradicted_at, fenced.power_on) == (None, None)
+        if stands and not self.heard_since_fenced:
             return True
         return self.node.spec.out_of_service
 

@@ -21,7 +21,7 @@ from controller.api.fencing import PARAMETER, PARAMETER_VALUE, RESERVED
 from controller.domain.power import Device, PowerResult
 from controller.power.program import Completed, NoProgram, find, run
 
-Action = Literal["off", "status"]
+Action = Literal["off", "on", "status"]
 SAID_LENGTH = 500
 SECRET_NAMES_TOO = "|".join(one for one in RESERVED.split("|") if "passw" not in one)
 """Names that a Secret may not give either: a Secret gives the passwords, and nothing else that a spec may not."""
@@ -114,6 +114,23 @@ class FenceAgents:
         if asked.state == "off":
             return PowerResult("off", began, self.now(), said=f"{device.agent}: off: {first}; {asked.said}")
         return self._failed(began, asked.reason, f"off was not confirmed: {asked.said}")
+
+    async def on(self, device: Device, secret: Mapping[str, str]) -> PowerResult:
+        """Switch on, then ask. `on` only when both went well."""
+        began = self.now()
+        try:
+            done = await self._run("on", device, secret)
+            if done.exit != 0:
+                return self._failed(began, *_trouble(device, "on", done, secret))
+            asked = await self._ask(device, secret, began)
+        except (BadInput, NoProgram) as error:
+            return self._failed(began, _reason(error), str(error))
+        first = without_secrets(done.stdout, secret.values()) or "done"
+        if asked.state == "on":
+            return PowerResult("on", began, self.now(), said=f"{device.agent}: on: {first}; {asked.said}")
+        if asked.state == "off":
+            return self._failed(began, "StillOff", f"{device.agent}: on: {first}; but status: the host is still off")
+        return self._failed(began, asked.reason, f"on was not confirmed: {asked.said}")
 
     async def _ask(self, device: Device, secret: Mapping[str, str], began: float) -> PowerResult:
         done = await self._run("status", device, secret)

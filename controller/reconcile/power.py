@@ -18,7 +18,7 @@ from urllib.parse import quote
 import structlog
 
 from controller.api.xennode import XenNode
-from controller.domain.power import PowerCommand, PowerOff, PowerResult
+from controller.domain.power import PowerCommand, PowerOff, PowerOn, PowerResult
 from controller.power.fence_agent import BadInput, FenceAgents
 from controller.reconcile.lanes import Deposed
 from controller.runtime.api_server import ApiError, ApiServer, Missing, Unanswered
@@ -44,12 +44,13 @@ class Fencer:
         began = self._now()
         try:
             secret = await self._secret(command.device.secret)
-            if not isinstance(command, PowerOff):
-                return await self._agents.status(command.device, secret)
-            no = await self._overtaken(command)
-            if no:
-                return PowerResult("failed", began, self._now(), "Overtaken", no)
-            return await self._agents.off(command.device, secret)
+            if isinstance(command, PowerOff | PowerOn):
+                off = isinstance(command, PowerOff)
+                no = await (self._overtaken(command) if isinstance(command, PowerOff) else self._stays_off(command))
+                if no:
+                    return PowerResult("failed", began, self._now(), "Overtaken", no)
+                return await (self._agents.off if off else self._agents.on)(command.device, secret)
+            return await self._agents.status(command.device, secret)
         except BadInput as error:
             return PowerResult("failed", began, self._now(), error.reason, str(error))
         except (ApiError, Unanswered) as error:
@@ -78,6 +79,17 @@ class Fencer:
             if other is not None and (other.status.fencing is not None or other.status.fenced is not None):
                 return f"{name}, which holds the other replica of its volumes, is being fenced: never both"
         return ""
+
+    async def _stays_off(self, command: PowerOn) -> str:
+        """What has become of the request to switch it on, read from the API server."""
+        now = await self._node(command.host)
+        fenced = now.status.fenced if now else None
+        asked = (fenced.operation, fenced.power_on.attempt) if fenced and fenced.power_on else None
+        if now is None or asked != (command.operation, command.attempt):
+            return "the request is not there any more"
+        if now.spec.fencing is None or now.spec.fencing.power_on != "AfterFencing":
+            return "spec.fencing.powerOn is not AfterFencing any more"
+        return "a person has taken the host out" if now.spec.out_of_service or now.deleting else ""
 
     async def _node(self, name: str) -> XenNode | None:
         try:
@@ -131,7 +143,7 @@ class Power:
         one = self._hosts.setdefault(key, _Host())
         if one.task is not None or not commands:
             return
-        command = next((one for one in commands if isinstance(one, PowerOff)), commands[0])
+        command = next((one for one in commands if isinstance(one, PowerOff | PowerOn)), commands[0])
         one.results.pop(command, None)  # to be the newest
         one.results[command] = PowerResult("running", self._now())
         while len(one.results) > KEPT:

@@ -20,7 +20,7 @@ from controller.agents.client import Unreachable
 from controller.agents.supervisor import Supervisors
 from controller.api.common import ApiObject
 from controller.domain.actions import FINALIZER, Decision, Operate, PutDomain, PutVerdict, PutVolume, Refused, Request
-from controller.domain.power import PowerCommand, PowerOff, PowerResult
+from controller.domain.power import PowerCommand, PowerOff, PowerOn, PowerResult
 from controller.domain.world import Answer, Limits, Question, World
 from controller.reconcile import nodes, vms, volumes
 from controller.reconcile.inquiries import Inquiries
@@ -251,7 +251,7 @@ class Shell:
         await self._on_step(f"after {name}", key)
 
     async def _fence(self, key: ObjectKey, command: PowerCommand) -> PowerResult:
-        action = "off" if isinstance(command, PowerOff) else "status"
+        action = {PowerOff: "off", PowerOn: "on"}.get(type(command), "status")
         await self._on_step(f"before fence {command.host} {action}", key)
         self._check_leading()
         agent = command.device.agent

@@ -29,6 +29,7 @@ class Bmc:
         self.fault: Fault = ""
         self.claims: dict[str, str] = {}  # what `status` says of a host, whatever is true
         self.during: Callable[[str], Awaitable[None]] | None = None
+        self.starting: Callable[[str], Awaitable[None]] | None = None  # the same of `on`
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Bmc:
@@ -43,6 +44,9 @@ class Bmc:
 
     def offs(self, host: str) -> int:
         return self.story.count(("off", host))
+
+    def ons(self, host: str) -> int:
+        return self.story.count(("on", host))
 
     def fencing(self, host: str, **more: Any) -> dict[str, Any]:
         """For spec.fencing of that host."""
@@ -80,5 +84,11 @@ class Bmc:
                 return None
             if self.fault != "lie" and self._scene.simulation.hosts[host].on:
                 await self._scene.crash_host(host)
+            return {}
+        if action == "on":
+            if self.starting is not None:
+                await self.starting(host)
+            if not self._scene.simulation.hosts[host].on:
+                await self._scene.boot_host(host)
             return {}
         return {"power": self.claims.get(host) or ("on" if self._scene.simulation.hosts[host].on else "off")}

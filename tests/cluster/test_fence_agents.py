@@ -18,6 +18,7 @@ from harness import Scene, runs_on
 
 from controller.api.common import condition
 from controller.api.xennode import XenNode
+from controller.api.xenvm import XenVM
 from controller.domain.power import Device, PowerOff
 from controller.operator import Controller, Options
 from controller.reconcile.power import Fencer
@@ -121,6 +122,8 @@ async def test_a_host_without_power_is_confirmed_off_and_recorded_until_it_comes
     story = [one for one in bmc.story if one[1] == "mk1"]
     assert story[-2:] == [("off", "mk1"), ("status", "mk1")]
     assert bmc.offs("mk2") == 0
+    await scene.until_settled()
+    assert bmc.ons("mk1") == 0  # powerOn: Never
     await scene.boot_host("mk1")
     node = await scene.until("XenNode", "mk1", lambda node: node.status.fenced is None)
     assert node.status.boot_id != boot
@@ -146,6 +149,53 @@ async def test_a_host_that_is_cut_off_with_its_guests_running_is_switched_off(sc
     assert vm.status.placement.epoch > epoch
     assert scene.simulation.truth.running(uid) == ("mk2",)
     assert bmc.offs("mk2") == 0
+
+
+async def test_a_fenced_host_is_switched_on_again_when_its_vms_run_elsewhere(scene: Scene, bmc: Bmc) -> None:
+    for name in scene.names:
+        await scene.patch("XenNode", name, {"spec": {"fencing": {"powerOn": "AfterFencing"}}})
+    await running(scene)
+    boot, uid = (await scene.node("mk1")).status.boot_id, (await scene.vm()).metadata.uid
+    seen: list[tuple[XenNode, XenVM]] = []
+
+    async def when_it_is_asked(host: str) -> None:
+        seen.append((await scene.node(host), await scene.vm()))
+
+    bmc.starting = when_it_is_asked
+    await scene.crash_host("mk1")
+    node = await scene.until("XenNode", "mk1", lambda node: node.status.boot_id != boot and node.status.fenced is None)
+    assert condition(node.status.conditions, "Fenced") is None
+    assert bmc.ons("mk1") == 1
+    then, vm = seen[0]
+    assert then.status.fenced is not None
+    assert (then.status.fenced.boot_id, then.status.fenced.contradicted_at) == (boot, None)
+    assert then.status.fenced.power_on is not None  # written before the effect
+    assert runs_on("mk2")(vm)
+    await scene.until_settled()
+    assert scene.simulation.truth.running(uid) == ("mk2",)  # it starts nothing, and nobody has said that it is good
+    assert bmc.offs("mk1") == 1
+
+
+async def test_a_host_that_cannot_be_switched_on_is_told_and_tried_again(scene: Scene, bmc: Bmc) -> None:
+    await scene.patch("XenNode", "mk1", {"spec": {"fencing": {"powerOn": "AfterFencing"}}})
+    await running(scene)
+
+    async def refuse(_: str) -> None:
+        if bmc.ons("mk1") == 1:
+            raise ConnectionResetError
+
+    bmc.starting = refuse
+    await scene.crash_host("mk1")
+    node = await scene.until("XenNode", "mk1", lambda node: bool(_on(node) and _on(node).result))
+    assert not node.status.fencing
+    assert _on(node).attempt == 2
+    assert reason("Fenced", "SwitchingOn")(node)
+    await scene.until("XenNode", "mk1", lambda node: node.status.fenced is None)
+    assert bmc.ons("mk1") == 2
+
+
+def _on(node: XenNode) -> Any:
+    return node.status.fenced.power_on if node.status.fenced else None
 
 
 async def test_an_agent_that_is_down_is_not_a_host_that_is_down(scene: Scene, bmc: Bmc) -> None:

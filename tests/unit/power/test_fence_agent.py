@@ -23,6 +23,9 @@ state = pathlib.Path(__file__).with_name("state")
 if said["action"] == "off":
     state.write_text("off")
     print("Success: Powered OFF")
+elif said["action"] == "on":
+    state.write_text("on" if "deaf" not in said else "off")
+    print("Success: Powered ON")
 elif said["action"] == "status":
     on = state.read_text() == "on"
     print("Status: " + ("ON" if on else "OFF"))
@@ -58,6 +61,16 @@ async def test_off_and_its_confirmation(folder: Path):
     assert result.said == "fence_test: off: Success: Powered OFF; status: Status: OFF (exit status 2)"
     assert (await agents.status(device(), SECRET)).state == "off"
     assert (await agents.off(device(), SECRET)).state == "off"  # once more does no harm
+
+
+async def test_on_and_its_confirmation(folder: Path):
+    agents = program(folder, GOOD)
+    assert (await agents.off(device(), SECRET)).state == "off"
+    deaf = await agents.on(device(deaf="1"), SECRET)
+    assert (deaf.state, deaf.reason) == ("failed", "StillOff")
+    result = await agents.on(device(), SECRET)
+    assert (result.state, result.said) == ("on", "fence_test: on: Success: Powered ON; status: Status: ON")
+    assert (await program(folder, "sys.exit(1)").on(device(), SECRET)).reason == "AgentFailed"
 
 
 def says(off: int, status: int, word: str) -> str:
