@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import fence_mutations as f
 import mutations as m
+import pair
+import pair_mutations as p
+import pair_scenarios as two
 import scenarios as vm
 import volume_mutations as v
 import volume_scenarios as volume
@@ -133,6 +136,19 @@ ACCIDENTS = (
         "nothing happens any more, and it is told as being on its way: Ready=False HostLives", True,
     ),
     Accident(
+        "two VMs: moves that nobody asked for wait for their turn",
+        (p.moves_in_turn,), two.draining, 0, 0, "more moves at once than the limit", True,
+    ),
+    Accident(
+        "two VMs: a VM fails over only to where its memory is free",
+        (p.room_is_counted,), two.two_hosts_lost, 0, 0, "more memory is given away than mk2 has", True,
+    ),
+    Accident(
+        "two VMs: the most important one of a lost host gets the room",
+        (p.room_by_priority,), two.one_fits, 0, 0,
+        "shaolin has the room that monk, which is more important, waits for", True,
+    ),
+    Accident(
         "volume: metadata is never made twice",
         (v.metadata_never_made,), volume.wiped, 0, 0, "a guest's data of volume 0 is on no disk any more",
     ),
@@ -192,8 +208,9 @@ def explored(one: Accident, *, without: tuple[Callable[[], m.Patches], ...] | No
     """Raises Violation. `without`: other guards than the accident's own."""
     start = one.start(one.faults, one.edits)
     mad = one.start.__module__ == vm.__name__ and not one.rests
+    check = m.accidents if mad else pair.at_once if isinstance(start, pair.Pair) else None
     with m.without(*(one.without if without is None else without)):
-        return explore(start, most=most, check=m.accidents if mad else None, rests=one.rests)
+        return explore(start, most=most, check=check, rests=one.rests)
 
 
 def table() -> str:

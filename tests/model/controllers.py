@@ -66,7 +66,7 @@ def key_of(request: Request) -> Key:
     raise AssertionError(request)
 
 
-def _noted(request: Request, term: int) -> tuple[int, Key]:
+def noted(request: Request, term: int) -> tuple[int, Key]:
     host, key = NAMES.index(request.host), key_of(request)
     _requests.setdefault((term, host, key), request)
     return host, key
@@ -97,7 +97,7 @@ def also_known(term: int, host: int, key: Key, renamed: Key) -> None:
     _requests[term, host, renamed] = new
 
 
-def _refused(term: int, refusals: Refusals) -> tuple[Refused, ...]:
+def refused(term: int, refusals: Refusals) -> tuple[Refused, ...]:
     """Said long ago: nothing is held back, the next try is due."""
     return tuple(
         Refused(_requests[term, host, key], Refusal(reason=reason, message=reason), NOW - 1000.0)
@@ -135,32 +135,37 @@ def _decide_vm(
     refusals: Refusals,
     answered: tuple[tuple[Question, object], ...],
 ) -> Outcome | tuple[Question, ...]:
-    answers = {question: _answer(said) for question, said in answered}
+    answers = {question: answer_of(said) for question, said in answered}
     world = World(objects.Objects(api, views), NOW, term, answers)
     vm = world.objects.vm(VM_KEY)
     assert vm is not None
-    decision = decide_vm(world, vm, _refused(term, refusals))
+    decision = decide_vm(world, vm, refused(term, refusals))
     if decision.ask:
         return decision.ask
     after: Api | None = None
     if decision.finalizer == "remove":
-        after = api._replace(
-            exists=False, placement=None, move=None, last=None, phase=None, run=0, last_state=None, displaced=None
-        )
+        after = removed(api)
     elif decision.status is not None:
         written = objects.api_of(api, vm.model_copy(update={"status": decision.status}))
         after = written if written != api else None
-    requests = tuple(_noted(request, term) for request in decision.requests)
-    return Outcome(after, requests, _explanations(decision), _is_settled(decision))
+    requests = tuple(noted(request, term) for request in decision.requests)
+    return Outcome(after, requests, explanations(decision), is_settled(decision))
 
 
-def _answer(said: object) -> Answer:
+def removed(api: Api) -> Api:
+    """The XenVM is gone."""
+    return api._replace(
+        exists=False, placement=None, move=None, last=None, phase=None, run=0, last_state=None, displaced=None
+    )
+
+
+def answer_of(said: object) -> Answer:
     if isinstance(said, str):
         return said
     return PreflightReport(refusals=tuple(Refusal(reason=r, message=m) for r, m in said))  # type: ignore[attr-defined]
 
 
-def _explanations(decision: Decision) -> tuple[str, ...]:
+def explanations(decision: Decision) -> tuple[str, ...]:
     """Conditions that tell a person why it is not as declared."""
     if decision.status is None:
         return ()
@@ -172,7 +177,7 @@ def _explanations(decision: Decision) -> tuple[str, ...]:
     )
 
 
-def _is_settled(decision: Decision) -> bool:
+def is_settled(decision: Decision) -> bool:
     if decision.status is None:
         return True
     told = {one.type: one.status for one in decision.status.conditions}
@@ -189,7 +194,7 @@ def look_volume(api: Api, views: Views, term: int) -> Outcome:
     decision = decide_volume(world, volume)
     assert isinstance(decision.status, DrbdVolumeStatus)
     after = api._replace(verdict=verdicts.verdict_of(decision.status.verdict))
-    requests = tuple(_noted(request, term) for request in decision.requests if not isinstance(request, Operate))
+    requests = tuple(noted(request, term) for request in decision.requests if not isinstance(request, Operate))
     told = tuple(f"{one.type}={one.status} {one.reason}: {one.message}" for one in decision.status.conditions)
     return Outcome(after if after != api else None, requests, told)
 

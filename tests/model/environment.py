@@ -21,8 +21,13 @@ WIRE = 3  # messages that are under way at the same time
 
 def progress(world: World) -> Steps:
     """What happens by itself, and heals by itself: no fault and nobody's wish is needed."""
-    yield from _deliveries(world)
+    yield from on_hosts(world)
     yield from _leader(world)
+
+
+def on_hosts(world: World) -> Steps:
+    """Of what happens by itself all but what the controllers do."""
+    yield from _deliveries(world)
     yield from moves.steps(world)
     yield from moves.late(world, sure=True)
     for host in HOSTS:
@@ -41,6 +46,18 @@ def progress(world: World) -> Steps:
 
 def faults(world: World) -> Steps:
     """One unit of the budget each."""
+    yield from faults_on_hosts(world)
+    for host in power.asked(world):
+        yield f"the fence agent cannot switch {NAMES[host]} off", power.heard(world, host, "failed")
+    if world.leader.term == 1:
+        deposed = world._replace(leader=Leader(term=2))
+        yield "another controller leads", deposed
+    if world.frozen is None:
+        yield "a controller looks, and stands still", world._replace(frozen=_snapshot(world))
+
+
+def faults_on_hosts(world: World) -> Steps:
+    """Of those all but the controllers' own."""
     for message in dict.fromkeys(world.wire):
         after = _delivered(world, message)
         if after is not None:
@@ -49,9 +66,9 @@ def faults(world: World) -> Steps:
     for host in HOSTS:
         one = world.hosts[host]
         if one.on:
-            yield f"{NAMES[host]} loses power", _power_lost(world, host)
+            yield f"{NAMES[host]} loses power", power_lost(world, host)
             if one.agent:
-                yield f"{NAMES[host]}'s agent is killed", _agent_killed(world, host)
+                yield f"{NAMES[host]}'s agent is killed", agent_killed(world, host)
         if one.heard:
             yield f"the controllers do not reach {NAMES[host]}", with_host(world, host, heard=False)
         for number, domain in enumerate(one.domains, 1):
@@ -67,24 +84,18 @@ def faults(world: World) -> Steps:
     if world.stream is not None and not world.stream.cut:
         yield "the stream is cut", _cut(world)
     yield from moves.late(world, sure=False)
-    for host in power.asked(world):
-        yield f"the fence agent cannot switch {NAMES[host]} off", power.heard(world, host, "failed")
-    if world.leader.term == 1:
-        deposed = world._replace(leader=Leader(term=2))
-        yield "another controller leads", deposed
-    if world.frozen is None:
-        yield "a controller looks, and stands still", world._replace(frozen=_snapshot(world))
 
 
 def edits(world: World) -> Steps:
     """What a person may do at any time."""
     api = world.api
     if api.exists and not api.deleting:
-        other = 1 - api.node
-        yield f"kubectl: spec.node is {NAMES[other]}", _edited(world, node=other)
+        for other in HOSTS:
+            if other != api.node:
+                yield f"kubectl: spec.node is {NAMES[other]}", edited(world, node=other)
         for state in ("Running", "Stopped", "Paused"):
             if state != api.state:
-                yield f"kubectl: spec.state is {state}", _edited(world, state=state)
+                yield f"kubectl: spec.state is {state}", edited(world, state=state)
         yield "kubectl: delete", world._replace(api=api._replace(deleting=True))
     for host in HOSTS:
         off = api.out_of_service[host]
@@ -94,7 +105,7 @@ def edits(world: World) -> Steps:
             yield f"kubectl: {NAMES[host]} is {how}", world._replace(api=api._replace(out_of_service=said))
 
 
-def _edited(world: World, **spec: object) -> World:
+def edited(world: World, **spec: object) -> World:
     return world._replace(api=world.api._replace(acted_on=False, **spec))  # type: ignore[arg-type]
 
 
@@ -139,7 +150,7 @@ def _deliveries(world: World) -> Steps:
             yield f"{_told(message)}: refused, {no.reason}", left._replace(leader=leader)
 
 
-def _send(world: World, term: int, requests: tuple[tuple[int, tuple[object, ...]], ...]) -> World:
+def send(world: World, term: int, requests: tuple[tuple[int, tuple[object, ...]], ...]) -> World:
     """On the wire, if the lane to that host is free."""
     mad = [one for one in world.wire if one.mad]
     wire = [one for one in world.wire if not one.mad]
@@ -176,34 +187,34 @@ def leader_looks_at_volume(world: World) -> Outcome:
 
 
 def _leader(world: World) -> Steps:
-    term = world.leader.term
-    outcome = leader_looks(world)
+    term, views = world.leader.term, _views(world)
+    outcome = controllers.look_vm(world.api, views, term, world.leader.refused, world)
     after = world._replace(leader=world.leader._replace(refused=()))
     if outcome.api is not None:
         after = after._replace(api=outcome.api)
-    after = _send(after, term, outcome.requests)
+    after = send(after, term, outcome.requests)
     if after != world:
-        yield f"the controller looks at the VM{_said(outcome)}", after
-    looked = leader_looks_at_volume(world)
+        yield f"the controller looks at the VM{said(outcome)}", after
+    looked = controllers.look_volume(world.api, views, term)
     requests = looked.requests
     if world.link == "StandAlone":
-        requests = tuple(one for one in requests if _changes(world, term, *one))
-    after = _send(world if looked.api is None else world._replace(api=looked.api), term, requests)
+        requests = tuple(one for one in requests if changes(world, term, *one))
+    after = send(world if looked.api is None else world._replace(api=looked.api), term, requests)
     if after != world:
         yield f"the controller looks at the volume{_decided(looked)}", after
     for host in HOSTS:
-        after = power.look(world, _views(world), host)
+        after = power.look(world, views, host)
         if after != world:
             state = after.api.power[host].state
             yield f"the controller looks at {NAMES[host]}{f', records it as {state}' if state else ''}", after
     for host in power.asked(world):
-        off = _power_lost(world, host) if world.hosts[host].on else world
+        off = power_lost(world, host) if world.hosts[host].on else world
         yield f"the fence agent switches {NAMES[host]} off, and says so", power.heard(off, host, "off")
     if world.frozen is not None:
         yield from _thawed(world, world.frozen)
 
 
-def _changes(world: World, term: int, host: int, key: Key) -> bool:
+def changes(world: World, term: int, host: int, key: Key) -> bool:
     """Sides that were parted are asked to meet again now and then, as long as it takes: that alone keeps no world from
     coming to rest."""
     try:
@@ -218,20 +229,16 @@ def _thawed(world: World, frozen: Frozen) -> Steps:
     after = world._replace(frozen=None)
     if commits(world, frozen, outcome):
         if outcome.api is not None:
-            kept = world.api
-            merged = outcome.api._replace(
-                verdict=kept.verdict, out_of_service=kept.out_of_service, power=kept.power
-            )  # fmt: skip
-            after = after._replace(api=merged)
-        sent = _send(after, frozen.term, outcome.requests)
+            after = after._replace(api=outcome.api.around(world.api))
+        sent = send(after, frozen.term, outcome.requests)
         if sent != after:
-            yield f"the other controller goes on with the VM{_said(outcome)}", sent
+            yield f"the other controller goes on with the VM{said(outcome)}", sent
     after = world._replace(frozen=None)
     looked = controllers.look_volume(frozen.api, frozen.views, frozen.term)
     if verdict_commits(world, frozen, looked):
         if looked.api is not None:
             after = after._replace(api=world.api._replace(verdict=looked.api.verdict))
-        sent = _send(after, frozen.term, looked.requests)
+        sent = send(after, frozen.term, looked.requests)
         if sent != after:
             yield f"the other controller goes on with the volume{_decided(looked)}", sent
     after = world._replace(frozen=None)
@@ -256,7 +263,7 @@ def _decided(looked: Outcome) -> str:
     return f", writes verdict {verdict.number}: {who} on alone, {verdict.reason}"
 
 
-def _said(outcome: Outcome) -> str:
+def said(outcome: Outcome) -> str:
     asked = ", ".join(f"{NAMES[host]} {' '.join(str(word) for word in key)}" for host, key in outcome.requests)
     written = ""
     if outcome.api is not None:
@@ -270,7 +277,7 @@ def _said(outcome: Outcome) -> str:
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
-def _agent_killed(world: World, host: int) -> World:
+def agent_killed(world: World, host: int) -> World:
     """kill -9: what was in memory only is gone; the stream that it carried to its receiver breaks."""
     parts = tuple(
         part._replace(
@@ -288,8 +295,8 @@ def _agent_killed(world: World, host: int) -> World:
     return world
 
 
-def _power_lost(world: World, host: int) -> World:
-    world = _agent_killed(storage.power_lost(world, host), host)
+def power_lost(world: World, host: int) -> World:
+    world = agent_killed(storage.power_lost(world, host), host)
     one = world.hosts[host]
     promise = one.promise._replace(this_boot=False) if one.promise else None
     parts = tuple(part._replace(this_boot=False, job=False) for part in one.parts)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import environment
 import liveness
+import pair
 import safety
 import volume_model
 from canonical import canonical
@@ -39,6 +40,7 @@ MODELS = {
     World: Model(
         environment.progress, environment.faults, environment.edits, safety.broken, liveness.silent, canonical
     ),
+    pair.Pair: Model(pair.progress, pair.faults, pair.edits, pair.broken, pair.silent, pair.canonical),
     VolumeWorld: Model(
         volume_model.progress,
         volume_model.faults,

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import NamedTuple
 
+import pair_scenarios
 import scenarios
 import volume_scenarios
 from accidents import ACCIDENTS, Accident, explored, table
@@ -32,6 +33,7 @@ class Wanted(NamedTuple):
 VM_STARTS = ("new", "running", "moving", "stopped", "copying", "going", "arrived", "reported", "released", "moved",
              "protected", "cut_off", "alone", "whole_again", "only_copy_lost", "fenced", "lost", "known_off",
              "taken_over", "switched_off")  # fmt: skip
+PAIR_STARTS = ("apart", "third_host", "draining", "one_fits", "two_hosts_lost")
 VOLUME_STARTS = ("creating", "connected", "whole", "leftover", "retained", "by_hand")
 DEEP = (
     Wanted("creating", 2, 1, 1_300_000),
@@ -41,6 +43,8 @@ DEEP = (
     Wanted("fenced", 2, 0, 600_000),
     Wanted("protected", 1, 1, 600_000),
     Wanted("known_off", 1, 0, 400_000),
+    Wanted("two_hosts_lost", 2, 0, 400_000),
+    Wanted("draining", 1, 1, 400_000),
     Wanted("creating", 1, 2, 500_000),
     Wanted("running", 1, 2, 500_000),
     Wanted("new", 1, 2, 500_000),
@@ -60,7 +64,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--deep", action="store_true", help="several million worlds, from several starts: an hour")
     parser.add_argument("--mutations", action="store_true", help="take each guard away, and find the accident")
     parser.add_argument("--table", action="store_true", help="the table of guards in docs/exploration.md")
-    parser.add_argument("--start", choices=(*VM_STARTS, *VOLUME_STARTS), default="running")
+    parser.add_argument("--start", choices=(*VM_STARTS, *PAIR_STARTS, *VOLUME_STARTS), default="running")
     parser.add_argument("--faults", type=int, default=1, help="how much may go wrong (%(default)s)")
     parser.add_argument("--edits", type=int, default=1, help="how often a person changes their mind (%(default)s)")
     parser.add_argument("--most", type=int, help="worlds to look at, in each search (200000; with --deep: millions)")
@@ -91,9 +95,10 @@ def _side_by_side(wanted: list[Wanted], jobs: int) -> Iterator[tuple[bool, str]]
 
 
 def _one(wanted: Wanted) -> tuple[bool, str]:
-    start = getattr(scenarios if wanted.start in VM_STARTS else volume_scenarios, wanted.start)(
-        wanted.faults, wanted.edits
+    module = (
+        scenarios if wanted.start in VM_STARTS else pair_scenarios if wanted.start in PAIR_STARTS else volume_scenarios
     )
+    start = getattr(module, wanted.start)(wanted.faults, wanted.edits)
     try:
         found = Explorer(start).run(wanted.most, lambda found: print(f"  {wanted}: {_so_far(found)}", file=sys.stderr))
     except Violation as violation:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import environment
-from states import NAMES, World
+from controllers import Outcome
+from states import NAMES, NODES, World
 
 WAITED_FOR = ("Stalled=True", "Ready=Unknown", "Placed=False")
 """Conditions that tell a person what stands in the way."""
@@ -13,12 +14,16 @@ WAITED_FOR = ("Stalled=True", "Ready=Unknown", "Placed=False")
 
 def silent(world: World) -> str | None:
     """Why a world at rest is not as it shall be, and does not say so; None: it is, or it does."""
+    return unsaid(world, environment.leader_looks(world), environment.leader_looks_at_volume(world))
+
+
+def unsaid(world: World, outcome: Outcome, looked: Outcome) -> str | None:
+    """The same, by what decisions say of the VM and of its volume."""
     api, running = world.api, _with(world, "running")
-    if (torn := _torn(world)) is not None:
+    if (torn := _torn(world, looked)) is not None:
         return torn
     if not api.exists:
         return f"the VM was deleted, and {running} runs it" if running else None
-    outcome = environment.leader_looks(world)
     if any(one.startswith(WAITED_FOR) for one in outcome.explained):
         return None
     if not outcome.settled:
@@ -26,19 +31,18 @@ def silent(world: World) -> str | None:
         return f"nothing happens any more, and it is told as being on its way: {told}"
     if api.phase == "Halted" and not running:
         return None
-    wanted = {"Running": ([NAMES[api.node]], []), "Paused": ([], [NAMES[api.node]]), "Stopped": ([], [])}[api.state]
+    wanted = {"Running": ([NODES[api.node]], []), "Paused": ([], [NODES[api.node]]), "Stopped": ([], [])}[api.state]
     if (running, _with(world, "paused")) == wanted:
         return None
     return f"it is told as {api.phase}, {api.state} on {NAMES[api.node]} is wanted; it runs on {running}"
 
 
-def _torn(world: World) -> str | None:
+def _torn(world: World, looked: Outcome) -> str | None:
     """Is the volume not whole, or frozen, and its status does not say so?"""
     whole = world.link == "Connected" and all((one.disk, one.frozen) == ("UpToDate", False) for one in world.hosts)
-    told = environment.leader_looks_at_volume(world).explained
-    if whole or any(one.startswith("Degraded=True") for one in told):
+    if whole or any(one.startswith("Degraded=True") for one in looked.explained):
         return None
-    return f"the volume is not whole, and is told as {told}"
+    return f"the volume is not whole, and is told as {looked.explained}"
 
 
 def _with(world: World, state: str) -> list[str]:

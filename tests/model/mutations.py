@@ -14,6 +14,8 @@ import environment
 import moves
 import objects
 import observe
+import pair_seen
+import power
 import safety
 import storage
 import volume_seen
@@ -339,8 +341,9 @@ def without(*locks: Callable[[], Patches]) -> Iterator[None]:
 
 
 def _forget() -> None:
-    decided = (controllers._decide_vm, controllers.look_volume, volume_seen.look)
-    for cached in (*decided, observe.host_state, objects._host_view):
+    decided = (controllers._decide_vm, controllers.look_volume, volume_seen.look, power._look)
+    decided_of_two = (pair_seen.decide, pair_seen.decide_of_volume, pair_seen._host_view)
+    for cached in (*decided, *decided_of_two, observe.host_state, objects._host_view):
         cached.cache_clear()
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from observe import BOOT, EARLIER_BOOT, MINOR, RESOURCE, VM, VM_UID, VOLUME, host_state
-from states import HOSTS, NAMES, Api, Displaced, Key, Last, Move, Placement, Power, Verdict
+from states import HOSTS, NAMES, NODES, Api, Displaced, Key, Last, Move, Placement, Power, Verdict
 from verdicts import LONG_AGO, VOLUME_UID, recorded
 
 from controller.api.drbdvolume import DrbdVolume
@@ -26,14 +26,15 @@ def _meta(name: str, uid: str, **more: Any) -> dict[str, Any]:
 
 
 @cache
-def node(name: str, out_of_service: bool, power: Power) -> XenNode:
+def node(name: str, out_of_service: bool, power: Power, maintenance: bool = False) -> XenNode:
     fencing = {"fencing": {"agent": "fence_test", "parameters": {"ip": "10.0.1.81"}}} if power.device else {}
     return XenNode.model_validate(
         {
             "apiVersion": "xentandem.io/v1alpha1", "kind": "XenNode", "metadata": _meta(name, f"cccccccc-{name}"),
             "spec": {
                 "agent": {"address": "127.0.0.1"}, "replication": {"address": f"10.0.0.8{name[-1]}"},
-                "volumeGroups": ["vg0"], "outOfService": out_of_service, **fencing,
+                "volumeGroups": ["vg0"], "outOfService": out_of_service,
+                "maintenance": maintenance, **fencing,
             },
             "status": _power(name, power) if power.device else {},
         }
@@ -93,14 +94,15 @@ def vm(api: Api) -> XenVM:
             "startedAt": LONG_AGO, "finishedAt": LONG_AGO, "failures": 1 if last.outcome == "Failed" else 0,
         }  # fmt: skip
     if (away := api.displaced) is not None:
-        status["displaced"] = {"from": NAMES[away.origin], "reason": away.reason, "since": LONG_AGO}
+        status["displaced"] = {"from": NODES[away.origin], "reason": away.reason, "since": LONG_AGO}
     deleting = {"deletionTimestamp": LONG_AGO} if api.deleting else {}
     return XenVM.model_validate(
         {
             "apiVersion": "xentandem.io/v1alpha1", "kind": "XenVM",
             "metadata": _meta(VM, VM_UID, namespace="default", **deleting),
             "spec": {
-                "node": NAMES[api.node], "state": api.state, "onNodeFailure": api.on_failure, "memory": "512Mi",
+                "node": NODES[api.node], "state": api.state, "onNodeFailure": api.on_failure,
+                "priority": api.priority, "memory": "512Mi",
                 "kernel": "/boot/vmlinuz", "root": "/dev/hda1 ro", "disks": [{"volume": VOLUME, "device": "hda1"}],
             },
             "status": status,
@@ -124,7 +126,7 @@ def api_of(before: Api, changed: XenVM) -> Api:
         if move
         else None,
         last=Last(NAMES.index(last.target), last.outcome) if last else None,
-        displaced=Displaced(NAMES.index(away.from_node), away.reason) if away else None,
+        displaced=Displaced(NODES.index(away.from_node), away.reason) if away else None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 NAMES = ("mk1", "mk2")
+NODES = (*NAMES, "mk3")  # spec.node may name a host that has no replica
 HOSTS = (0, 1)
 
 Key = tuple[object, ...]
@@ -80,11 +81,19 @@ class Api(NamedTuple):
     verdict: Verdict | None = None
     out_of_service: tuple[bool, bool] = (False, False)
     power: tuple[Power, Power] = (Power(), Power())
+    maintenance: tuple[bool, bool] = (False, False)
+    priority: int = 0  # spec.priority
 
     @property
     def of_vm(self) -> Api:
         """The XenVM alone: what its compare-and-swap is about."""
-        return self._replace(verdict=None, out_of_service=(False, False), power=(Power(), Power()))
+        return self.around(Api())
+
+    def around(self, kept: Api) -> Api:
+        """This XenVM, and of `kept` the other objects."""
+        return self._replace(
+            verdict=kept.verdict, out_of_service=kept.out_of_service, power=kept.power, maintenance=kept.maintenance
+        )
 
     def with_power(self, host: int, **update: object) -> Api:
         new = self.power[host]._replace(**update)  # type: ignore[arg-type]

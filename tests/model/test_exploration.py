@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import mutations
+import pair
+import pair_scenarios
 import pytest
 import safety
 import scenarios
@@ -75,7 +77,37 @@ def test_all_of_it(start: Start, faults: int, edits: int) -> None:
 )
 def test_the_nearest_of_more(start: Start, faults: int, edits: int) -> None:
     """More may go wrong than can be seen to the end here: `hack/explore --deep` goes on."""
-    assert explore(start(faults, edits), most=4_000).states == 4_000
+    assert explore(start(faults, edits), most=2_500).states == 2_500
+
+
+@pytest.mark.parametrize(
+    ("start", "faults"),
+    [
+        (pair_scenarios.third_host, 0),
+        (pair_scenarios.draining, 0),
+        (pair_scenarios.one_fits, 1),
+        (pair_scenarios.two_hosts_lost, 0),
+    ],
+    ids=_name,
+)
+def test_all_of_two_vms(start: Start, faults: int) -> None:
+    """On hosts that they share: moves in turn, and room for one of them."""
+    assert explore(start(faults, 0), most=20_000, check=pair.at_once).exhausted
+
+
+def test_a_host_without_a_replica_is_refused_with_a_reason() -> None:
+    """spec.node names mk3, which has none of its disk: the VM goes on where it is."""
+    start = pair_scenarios.third_host(0, 0)
+    outcome, _ = pair.leader_looks(start, 0)
+    assert outcome.requests == ()
+    assert any("NoReplicaThere" in one for one in outcome.explained)
+
+
+@pytest.mark.parametrize(
+    "start", [pair_scenarios.apart, pair_scenarios.draining, pair_scenarios.two_hosts_lost], ids=_name
+)
+def test_the_nearest_of_two_vms(start: Start) -> None:
+    assert explore(start(1, 0), most=1_500).states == 1_500
 
 
 @pytest.mark.parametrize(
@@ -83,7 +115,7 @@ def test_the_nearest_of_more(start: Start, faults: int, edits: int) -> None:
 )
 def test_the_agents_alone_are_enough_against_a_mad_controller(start: Start) -> None:
     """Whatever is asked of them, in any order: no VM runs twice, and no disk is written twice."""
-    assert explore(start(0, 0), most=5_000, check=mutations.accidents, rests=False).states > 100
+    assert explore(start(0, 0), most=3_000, check=mutations.accidents, rests=False).states > 100
 
 
 @pytest.mark.parametrize(

@@ -37,4 +37,4 @@ def test_without_drbds_own_locks_the_others_keep_the_vm_on_one_host() -> None:
     """Placement, epochs and terms are enough by themselves for what they cover: no guest runs twice or on old data."""
     with mutations.without(mutations.drbd_two_primaries, mutations.peer_not_primary, mutations.drbd_fencing):
         for start in (scenarios.copying(1, 0), scenarios.running(1, 0), scenarios.known_off(0, 0)):
-            assert explore(start, most=3_000, check=mutations.guests).states > 100
+            assert explore(start, most=2_000, check=mutations.guests).states > 100
