@@ -137,7 +137,12 @@ ACCIDENTS = (
     ),
     Accident(
         "two VMs: moves that nobody asked for wait for their turn",
-        (p.moves_in_turn,), two.draining, 0, 0, "more moves at once than the limit", True,
+        (p.moves_in_turn,), two.one_moves, 0, 0, "more moves at once than the limit", True,
+    ),
+    Accident(
+        "two VMs: the most important move is next",
+        (p.turn_by_priority,), two.draining, 0, 0,
+        "monk, which is more important, waits, and the other one's move begins", True,
     ),
     Accident(
         "two VMs: a VM fails over only to where its memory is free",

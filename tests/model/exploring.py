@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
 VM_STARTS = ("new", "running", "moving", "stopped", "copying", "going", "arrived", "reported", "released", "moved",
              "protected", "cut_off", "alone", "whole_again", "only_copy_lost", "fenced", "lost", "known_off",
              "taken_over", "switched_off")  # fmt: skip
-PAIR_STARTS = ("apart", "third_host", "draining", "one_fits", "two_hosts_lost")
+PAIR_STARTS = ("apart", "third_host", "draining", "one_moves", "one_fits", "two_hosts_lost")
 VOLUME_STARTS = ("creating", "connected", "whole", "leftover", "retained", "by_hand")
 DEEP = (
     Wanted("creating", 2, 1, 1_300_000),

@@ -240,10 +240,27 @@ def at_once(before: Pair, after: Pair) -> str | None:
     moving = sum(world.api.move is not None and world.api.move.outcome is None for world in after.worlds)
     if moving > pair_seen.LIMITS.per_cluster:
         return "more moves at once than the limit"
+    if (first := _jumped(before, after)) is not None:
+        return f"{first}, which is more important, waits, and the other one's move begins"
     for number, memory in enumerate(after.memory):
         if used(after, number) > memory:
             return f"more memory is given away than {casting.HOSTS[number]} has"
     return broken(before, after)
+
+
+def _jumped(before: Pair, after: Pair) -> str | None:
+    """The more important VM has to leave the same host, nothing is in its way, and the other one goes first."""
+    first, second = sorted(range(len(VMS)), key=lambda index: -after.worlds[index].api.priority)
+    waits, goes, old = after.worlds[first].api, after.worlds[second].api, before.worlds[second].api
+    if waits.priority == goes.priority or goes.move is None or goes.move == old.move or goes.move.outcome is not None:
+        return None
+    if waits.placement is None or (waits.move is not None and waits.move.outcome is None):
+        return None
+    leaves = waits.maintenance[waits.placement.node]
+    same = after.at[first][waits.placement.node] == after.at[second][goes.move.source]
+    in_line = not any(status == "True" if kind == "Stalled" else status == "False" and reason != "MoveQueued"
+                      for kind, status, reason in after.told[first])  # fmt: skip
+    return VMS[first] if leaves and same and in_line and waits.last is None else None
 
 
 def silent(pair: Pair) -> str | None:

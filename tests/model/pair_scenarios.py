@@ -47,6 +47,12 @@ def draining(faults: int, edits: int) -> Pair:
     return struck(start, "(shaolin) kubectl: mk1 is in maintenance")
 
 
+def one_moves(faults: int, edits: int) -> Pair:
+    """... and monk's move has begun."""
+    steps = pair.progress(draining(faults, edits))
+    return next(after for label, after in steps if label.startswith("the controller looks at monk, writes Migrating"))
+
+
 def one_fits(faults: int, edits: int) -> Pair:
     """Both ran on mk1, which is known to be off; mk2 has room for one of them, and monk is more important."""
     monk = _one()
