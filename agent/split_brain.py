@@ -1,7 +1,8 @@
 """After a split brain: keep what a replica holds (LVM snapshot), and give up what this host wrote alone.
 
 Which side gives up is the controller's decision, or a person's; whether it may, is looked at here again: not where a
-domain has the disk, not another generation than the choice was made for, and nothing that no snapshot keeps.
+domain has the disk, not another generation than the choice was made for, and nothing that no snapshot keeps. The
+snapshot of when the split was found is not enough for that: the VM went on in the same generation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.core import Context, Refused
-from agent.drivers.lvm import SNAPSHOT_TAG
+from agent.drivers.lvm import SNAPSHOT_TAG, snapshot_room
 from agent.fence_records import FenceRecord, holds
 from agent.guards import Guard, RoleFacts, no_domain_uses, require
 from agent.operations import Operation
@@ -30,6 +31,8 @@ from agent.volumes import Volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+SNAPSHOTS = 3  # of one `discard-changes`, which fails and is asked for again: each takes as much room as the volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,8 @@ def nobody_uses_it(facts: DiscardFacts) -> Refusal | None:
 
 
 def kept_or_nothing_written(facts: DiscardFacts) -> Refusal | None:
-    """A snapshot of this volume keeps it; without one DRBD counts not one block that was written alone, and no verdict
-    let this side go on."""
+    """A snapshot of this volume was taken, and another will be; without one DRBD counts not one block that was written
+    alone, and no verdict let this side go on."""
     if facts.wanted.snapshot is None:
         behind = facts.peer.out_of_sync_kib if facts.peer else None
         if behind == 0 and not holds(facts.fence, facts.node):
@@ -137,12 +140,8 @@ class SnapshotHandler:
     async def run(self, operation: Operation) -> None:
         body = _snapshot(operation.request)
         async with self._context.locks.hold(f"volume:{body.resource}"):
-            origin, there = await self._there(body)
-            if not there:
-                await self._context.lvm.snapshot(origin, body.name, (SNAPSHOT_TAG + body.uid,))
-                _, there = await self._there(body)
-                if not there:
-                    raise Refused("NotConfirmed", f"{origin.group}/{body.name} is not there after lvcreate")
+            if not await self._there(body):
+                await take_snapshot(self._context, self._volumes.owned(body.resource, body.uid), body.name)
             operation.enter("Done")
 
     async def resume(self, operation: Operation) -> None:
@@ -151,21 +150,40 @@ class SnapshotHandler:
     async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         raise Refused("NotCancellable", "a snapshot is taken in a moment")
 
-    async def _there(self, body: TakeSnapshot) -> tuple[LogicalVolumeState, bool]:
-        """Its origin, and whether it is there. Raises Refused when the name is another's, or the origin is gone."""
+    async def _there(self, body: TakeSnapshot) -> bool:
+        """Raises Refused when the name is another's, or the origin is gone."""
         record = self._volumes.owned(body.resource, body.uid)
         volumes = await self._context.observer.read_logical_volumes()
-        origin = volumes.get(record.lv_key)
-        if origin is None:
-            raise Refused("LogicalVolumeMissing", f"{record.lv_key} is not there")
-        found = volumes.get(f"{origin.group}/{body.name}")
-        if found is not None and not has_tag(found, SNAPSHOT_TAG + body.uid):
-            raise Refused("LogicalVolumeTaken", f"{origin.group}/{body.name} is there and is no snapshot of this one")
-        return origin, found is not None
+        return snapshot_there(volumes, _origin(volumes, record), body.name, body.uid)
+
+
+def snapshot_there(volumes: Mapping[str, LogicalVolumeState], origin: LogicalVolumeState, name: str, uid: str) -> bool:
+    """Is there a snapshot of that name? Raises Refused when it is something else."""
+    found = volumes.get(f"{origin.group}/{name}")
+    if found is not None and not has_tag(found, SNAPSHOT_TAG + uid):
+        raise Refused("LogicalVolumeTaken", f"{origin.group}/{name} is there and is no snapshot of this one")
+    return found is not None
+
+
+async def take_snapshot(context: Context, record: VolumeRecord, name: str) -> None:
+    """Seen to be there when this returns. Raises Refused, DriverError."""
+    origin, uid = _origin(await context.observer.read_logical_volumes(), record), record.desired.uid
+    await context.lvm.snapshot(origin, name, (SNAPSHOT_TAG + uid,))
+    if not snapshot_there(await context.observer.read_logical_volumes(), origin, name, uid):
+        raise Refused("NotConfirmed", f"{origin.group}/{name} is not there after lvcreate")
+
+
+def _origin(volumes: Mapping[str, LogicalVolumeState], record: VolumeRecord) -> LogicalVolumeState:
+    origin = volumes.get(record.lv_key)
+    if origin is None:
+        raise Refused("LogicalVolumeMissing", f"{record.lv_key} is not there")
+    return origin
 
 
 class DiscardHandler:
-    """`discard-changes`: Starting -> Discarding -> Done. The resync that follows is DRBD's own, and is observed."""
+    """`discard-changes`: Starting -> Demoting -> Keeping -> Discarding -> Done. The resync that follows is DRBD's own,
+    and is observed. While it is under way the disk is not promoted (`Volumes.put`): its snapshot stays the newest.
+    """
 
     first_phase = "Starting"
 
@@ -177,16 +195,28 @@ class DiscardHandler:
         return body.resource, body.uid
 
     async def check(self, request: OperationRequest) -> None:
-        require(DISCARD, await self._facts(request))
+        facts = await self._facts(request)
+        require(DISCARD, facts)
+        if facts.wanted.snapshot is not None:
+            await self._require_room(facts)
 
     async def run(self, operation: Operation) -> None:
         body = _discard(operation.request)
         async with self._context.locks.hold(f"volume:{body.resource}"):
             facts = await self._facts(operation.request)
             require(DISCARD, facts)
-            assert facts.record is not None
+            name = self._snapshot_name(operation, facts) if body.snapshot is not None else None
+            if name is not None and not self._has(facts, name):
+                await self._require_room(facts)  # before anything is touched
+            operation.enter("Demoting")
+            await self._demote(facts)
+            if name is not None:
+                operation.enter("Keeping", snapshot=name)
+                await self._keep(facts, name)
+            await self._require_idle(operation.request)
             operation.enter("Discarding")
-            await self._discard(body, facts.record)
+            await self._context.drbd.connect_discarding(body.resource)
+            await self._context.observer.read_drbd()
             operation.enter("Done")
 
     async def resume(self, operation: Operation) -> None:
@@ -195,7 +225,8 @@ class DiscardHandler:
         facts = await self._facts(operation.request)
         changed = generation_is_the_chosen(facts)
         connected = parted(facts) is not None
-        if operation.phase == "Discarding" and facts.generation is not None and (connected or changed is not None):
+        begun = any(step.name == "Discarding" for step in operation.state.steps)
+        if begun and facts.generation is not None and (connected or changed is not None):
             self._context.log(object=body.resource, operation=operation.id).info("the resync had begun")
             operation.enter("Done")
             return
@@ -204,16 +235,65 @@ class DiscardHandler:
     async def cancel(self, operation: Operation, request: OperationCancel) -> None:
         raise Refused("NotCancellable", "the connection is made in a moment, and the resync cannot be taken back")
 
-    async def _discard(self, body: DiscardChanges, record: VolumeRecord) -> None:
-        drbd = self._context.drbd
-        kernel = (await self._context.observer.read_drbd()).get(body.resource)
+    async def _demote(self, facts: DiscardFacts) -> None:
+        """Nothing can be written here from then on."""
+        drbd, body = self._context.drbd, facts.wanted
+        assert facts.record is not None
+        self._volumes.set_role(body.resource, body.uid, "Secondary")
+        kernel = facts.role.kernel
         if kernel is not None and kernel.peer is not None and kernel.peer.connection != "StandAlone":
             await drbd.disconnect(body.resource)
         if kernel is not None and kernel.role == "Primary":
-            await drbd.secondary(body.resource, record.desired.minor)
-        self._volumes.set_role(body.resource, body.uid, "Secondary")
-        await drbd.connect_discarding(body.resource)
-        await self._context.observer.read_drbd()
+            await drbd.secondary(body.resource, facts.record.desired.minor)
+
+    def _snapshot_name(self, operation: Operation, facts: DiscardFacts) -> str:
+        """The one that this operation began with before the agent died, or one that is not there. One of an earlier
+        run that failed is older than what is there now."""
+        if (begun := operation.notes.get("snapshot")) is not None:
+            return str(begun)
+        assert facts.record is not None
+        first = f"{facts.record.desired.logical_volume}.{operation.id}"
+        names = [first, *(f"{first}-{number}" for number in range(2, SNAPSHOTS + 1))]
+        for name in names:
+            if f"{facts.record.desired.group}/{name}" not in (facts.volumes or {}):
+                return name
+        raise Refused(
+            "TooManySnapshots",
+            f"{', '.join(names)} are there in {facts.record.desired.group} on {facts.node}, of attempts that failed:"
+            " nothing was given up. Remove those that are not needed (lvremove), then it is tried again",
+        )
+
+    async def _keep(self, facts: DiscardFacts, name: str) -> None:
+        assert facts.record is not None
+        if not self._has(facts, name):
+            await take_snapshot(self._context, facts.record, name)
+
+    def _has(self, facts: DiscardFacts, name: str) -> bool:
+        assert facts.record is not None
+        volumes = facts.volumes or {}
+        return snapshot_there(volumes, _origin(volumes, facts.record), name, facts.wanted.uid)
+
+    async def _require_room(self, facts: DiscardFacts) -> None:
+        """Raises Refused("NoSpace")."""
+        assert facts.record is not None
+        origin = _origin(facts.volumes or {}, facts.record)
+        for group in await self._context.lvm.volume_groups():
+            needed = -(-snapshot_room(origin.size) // group.extent) * group.extent
+            if group.name == origin.group and needed > group.free:
+                raise Refused(
+                    "NoSpace",
+                    f"{group.name} on {facts.node} has {group.free >> 20} MiB free, {needed >> 20} MiB are needed for a"
+                    f" snapshot of {origin.name} as it is now; nothing was given up",
+                )
+
+    async def _require_idle(self, request: OperationRequest) -> None:
+        """Demoted and still what the choice was made for: looked at once more, the last thing before it is given up."""
+        facts = await self._facts(request)
+        require(DISCARD, facts)
+        if facts.role.kernel is None or facts.role.kernel.role != "Secondary":
+            raise Refused(
+                "NotSecondary", f"{facts.wanted.resource} on {facts.node} is not Secondary: promoted by hand?"
+            )
 
     async def _facts(self, request: OperationRequest) -> DiscardFacts:
         """Raises DriverError when something cannot be read: then nothing is given up."""

@@ -94,7 +94,7 @@ class Volumes:
     async def put(self, resource: str, desired: VolumeDesired) -> VolumeState:
         """Make it so. Raises Refused with what stands against it; VolumeState.problem says the same afterwards."""
         async with self._context.locks.hold(f"volume:{resource}"), self._noting(resource, desired.uid):
-            self._leave_role_to_migration(resource, desired)
+            self._leave_role_to_operation(resource, desired)
             record = await self._reserve(resource, desired)
             if record.desired.role == "Secondary":  # first: a role is given up although the disk has failed
                 await self._demote(resource, record)
@@ -119,11 +119,14 @@ class Volumes:
         if not record.used:
             self.save(resource, record, used=True)
 
-    def _leave_role_to_migration(self, resource: str, desired: VolumeDesired) -> None:
-        """While a guest that has this disk moves, the move alone changes its role: no late wish takes it back."""
+    def _leave_role_to_operation(self, resource: str, desired: VolumeDesired) -> None:
+        """While a guest that has this disk moves, the move alone changes its role: no late wish takes it back. Nor is
+        anything written while a snapshot keeps what is given up."""
         known = self._records.get(resource)
         for operation in self._context.operations.running():
             body = operation.request.body
+            if body.kind == "discard-changes" and body.resource == resource and desired.role == "Primary":
+                raise Refused("GivingUp", f"{resource} on {self._context.node} gives up its data ({operation.id})")
             if body.kind not in ("migrate-send", "migrate-receive"):
                 continue
             leaves = body.kind == "migrate-send" and bool(operation.notes.get("released"))

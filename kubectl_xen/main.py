@@ -177,7 +177,7 @@ def maintenance(invocation: click.Context, /, node: str, off: bool, follow: bool
 def resolve(options: Options, volume: str, namespace: str | None, survivor: str | None) -> None:
     """Show the split brain of VOLUME; with --survivor choose whose data stays, by editing its spec.splitBrain.
 
-    The other side's data is replaced by it; a snapshot keeps what was there.
+    The other side's data is replaced by it; a snapshot is taken of it before.
     """
     from kubectl_xen import resolve as choice
     from kubectl_xen import view

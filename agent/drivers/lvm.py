@@ -38,6 +38,14 @@ def path(group: str, name: str) -> str:
     return f"/dev/{group}/{name}"
 
 
+def snapshot_room(size: int) -> int:
+    """Bytes that a snapshot of a volume of `size` bytes takes at least, if it must never overflow.
+
+    For each block of 4 KiB an exception of 16 bytes, and a header.
+    """
+    return size + size // 256 + 8192
+
+
 class Lvm:
     """One host's LVM. Changes to one volume group are made one after the other."""
 
@@ -65,7 +73,7 @@ class Lvm:
     async def snapshot(self, origin: LogicalVolumeState, name: str, tags: Sequence[str]) -> None:
         """A copy-on-write snapshot with room for a change of every block of its origin (lvcreate(8), -s).
 
-        For each block of 4 KiB an exception of 16 bytes, and a header; LVM lowers a size that is more than enough.
+        LVM lowers a size that is more than enough.
         """
         room = origin.size + origin.size // 128 + (1 << 20)
         argv = ["lvcreate", "-y", "-s", "-n", name, "-L", f"{room}b"]

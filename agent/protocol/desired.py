@@ -228,8 +228,9 @@ class TakeSnapshot(Wire):
 class DiscardChanges(Wire):
     """After a split brain: give up what this host wrote alone for the peer's data (drbdadm connect --discard-my-data).
 
-    Only while the generation here is still the one that the choice was made for, and only where a snapshot keeps what
-    is given up, or, with `snapshot` None, where nothing was written.
+    Only while the generation here is still the one that the choice was made for. `snapshot` is the one of when the
+    split was found; another one, `<logical volume>.<operation id>`, is taken of what is given up. `snapshot` None: none
+    is taken, and only where nothing was written.
     """
 
     kind: Literal["discard-changes"] = "discard-changes"

@@ -25,7 +25,7 @@ class SplitBrainChoice(ApiModel):
     """The id in status.splitBrain that the choice is for: it is not applied to another split brain, nor once a side has
     begun a new generation."""
     survivor: NodeName
-    """The host whose data stays. The other one's is replaced by it; a snapshot keeps what was there."""
+    """The host whose data stays. The other one's is replaced by it; a snapshot is taken of it before."""
 
 
 class SplitBrainSide(ApiModel):
@@ -42,7 +42,8 @@ class SplitBrainSide(ApiModel):
     evidence: Message = ""
     """What else is known: the VM that runs there, a verdict, IO that went on by policy."""
     snapshot: Annotated[str, Field(max_length=255)] = ""
-    """Logical volume, group/name, that keeps what the side held; empty while there is none."""
+    """Logical volume, group/name, that keeps what the side held when the split was found or, once it gave up, what it
+    gave up; empty while there is none."""
 
 
 class SplitBrainStatus(ApiModel):

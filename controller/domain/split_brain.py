@@ -58,9 +58,9 @@ class SplitBrain:
         """As status.splitBrain shall be: it stays until both sides are whole again."""
         old = self.case.volume.status.split_brain
         if self.found is None:
-            return None if old is None or self.case.up_to_date() else old
+            return None if old is None or self.case.up_to_date() else self._with_snapshots(old)
         sides = tuple(self._side(node, view) for node, view in self.case.views.items() if view is not None)
-        found = sha256("/".join(side.generation for side in sides).encode()).hexdigest()[:8]
+        found = self._id
         same = old is not None and old.id == found
         return SplitBrainStatus(
             id=found,
@@ -69,6 +69,19 @@ class SplitBrain:
             sides=sides,
             survivor=self._survivor(found, old.survivor if same and old else ""),
         )
+
+    @property
+    def _id(self) -> str:
+        """Of what is there now."""
+        return sha256("/".join(_masked(view) for view in self.case.known).encode()).hexdigest()[:8]
+
+    def _with_snapshots(self, old: SplitBrainStatus) -> SplitBrainStatus:
+        """The one that was taken when its side gave up is named, too: by then the generations are others."""
+        sides = tuple(
+            side.model_copy(update={"snapshot": (self._kept_on(side.node, old.id) or (side.snapshot,))[-1]})
+            for side in old.sides
+        )
+        return old.model_copy(update={"sides": sides})
 
     def _side(self, node: str, view: VolumeState) -> SplitBrainSide:
         written = view.peer.out_of_sync_kib if view.peer is not None else None
@@ -85,7 +98,7 @@ class SplitBrain:
             role=view.role,
             written_alone=bytes_quantity(written * 1024) if written is not None else None,
             evidence="; ".join(told),
-            snapshot=self._snapshot_on(node),
+            snapshot=(self._kept_on(node, self._id) or ("",))[-1],
         )
 
     # --- who gives up
@@ -172,7 +185,7 @@ class SplitBrain:
         """Sides of which a snapshot is still to be taken: both, but where nothing is given up."""
         if record.survivor and self._wrote_nothing(self._other(record.survivor)):
             return ()
-        return tuple(side.node for side in record.sides if not side.snapshot)
+        return tuple(side.node for side in record.sides if not self._snapshot_on(side.node))
 
     def _keep(self, node: str, found: str) -> Operate:
         name = f"{self.case.volume.logical_volume_name}.split-{found}"
@@ -209,13 +222,29 @@ class SplitBrain:
         return self.case.world.objects.host(node)
 
     def _snapshot_on(self, node: str) -> str:
-        """group/name of the snapshot that was taken there of what is there now; empty: none."""
-        live, views = self._host(node).live, self.case.known
-        if live is None or len(views) != 2:
+        """group/name of the snapshot that was taken there when this was found; empty: none."""
+        if len(self.case.known) != 2:
             return ""
-        found = sha256("/".join(_masked(view) for view in views).encode()).hexdigest()[:8]
-        name = f"{self.case.volume.spec.logical_volume.group}/{self.case.volume.logical_volume_name}.split-{found}"
-        return name if name in live.logical_volumes else ""
+        return next((name for name in self._kept_on(node, self._id) if "-discard-" not in name), "")
+
+    def _kept_on(self, node: str, found: str) -> tuple[str, ...]:
+        """group/name of that split brain's snapshots there, the newest last: what its agent took when the side gave up
+        is `<logical volume>.<operation id>`, with a number behind it where an attempt failed."""
+        live, spec = self._host(node).live, self.case.volume.spec
+        first = f"{spec.logical_volume.group}/{self.case.volume.logical_volume_name}.split-{found}"
+        attempts: list[tuple[tuple[int, ...], str]] = []
+        for name in live.logical_volumes if live is not None else ():
+            number = name.removeprefix(f"{first}-discard-")
+            if name == first:
+                attempts.append(((), name))
+            elif number != name and number.replace("-", "").isdecimal():
+                attempts.append((tuple(int(one or 0) for one in number.split("-")), name))
+        return tuple(name for _, name in sorted(attempts))
+
+    def _given_up(self, node: str, found: str) -> str:
+        """group/name of the snapshot of what the side gave up; empty: none yet."""
+        newest = (self._kept_on(node, found) or ("",))[-1]
+        return newest if "-discard-" in newest else ""
 
     # --- what people are told
 
@@ -232,10 +261,12 @@ class SplitBrain:
                 " place; nothing is done. Put the right one back, or delete this DrbdVolume and make it anew",
             )
         if self.found is None or record.survivor:
+            given = [f"{name} on {node}" for node in self.case.nodes if (name := self._given_up(node, record.id))]
             return Refusal(
                 reason="SplitBrain",
                 message=f"split brain {record.id}: the data of {record.survivor or 'one side'} stays, the other side"
-                f" takes it over{self._held_up(record)}",
+                f" takes it over{self._held_up(record)}"
+                + (f"; {' and '.join(given)} holds what was given up" if given else ""),
             )
         told = f"split brain {record.id}: {names} were both written without the other. {self._evidence(record)}"
         if missing := self._not_kept(record):
@@ -248,8 +279,8 @@ class SplitBrain:
         return Refusal(
             reason="SplitBrain",
             message=f"{told}. Choose whose data stays: kubectl xen resolve {self.case.volume.metadata.name}"
-            f" --survivor NODE (spec.splitBrain: {{id: {record.id}, survivor: NODE}}); the other side's is kept as a"
-            " snapshot",
+            f" --survivor NODE (spec.splitBrain: {{id: {record.id}, survivor: NODE}}); a snapshot is taken of"
+            " what the other side gives up",
         )
 
     def _evidence(self, record: SplitBrainStatus) -> str:
@@ -280,8 +311,14 @@ class SplitBrain:
         if new is not None and old is not None and new.survivor and not old.survivor:
             return (Event("Normal", "SplitBrainResolved", f"split brain {new.id}: the data of {new.survivor} stays"),)
         if new is None and old is not None:
-            kept = ", ".join(f"{side.snapshot} on {side.node}" for side in old.sides if side.snapshot)
-            told = f"split brain {old.id} is over{f'; remove {kept} when it is not needed any more' if kept else ''}"
+            given = [(side.node, self._given_up(side.node, old.id)) for side in old.sides]
+            kept = ", ".join(
+                f"{name} on {side.node}" for side in old.sides for name in self._kept_on(side.node, old.id)
+            )
+            told = f"split brain {old.id} is over" + "".join(
+                f"; {name} on {node} holds what was given up there" for node, name in given if name
+            )
+            told += f"; remove {kept} when it is not needed any more" if kept else ""
             return (Event("Normal", "SplitBrainHealed", told),)
         return ()
 

@@ -121,6 +121,31 @@ def test_the_chosen_one_stays_and_the_other_gives_up_what_its_snapshot_keeps() -
     assert "SplitBrainHealed" in [event.reason for event in decision.events]
 
 
+def test_the_snapshot_of_what_was_given_up_is_named() -> None:
+    """The one of when the split was found is older."""
+    worlds, found = found_and_kept()
+    worlds.edit("DrbdVolume", "vm-shaolin", splitBrain={"id": found, "survivor": "mk2"})
+    decided(worlds)
+    done = {f"split-{found}-discard-1": operation_state(id=f"split-{found}-discard-1", outcome="Succeeded")}
+    taken = [f"{kept(found)}{end}" for end in ("-discard-1-2", "-discard-1", "", "-discard-x")]
+    waits = ALONE.model_copy(update={"connection": "Connecting"})
+    side(worlds, "mk1", *taken, operations=done, peer=waits)
+    assert [one.snapshot for one in record(decided(worlds)).sides] == [taken[0], kept(found)]
+    # the peer's data comes: another generation, and the record stays until both are whole
+    target = peer(replication="SyncTarget")
+    side(worlds, "mk1", *taken[1:], operations=done, generation=THEIRS, disk="Inconsistent", peer=target)
+    side(worlds, "mk2", kept(found), peer=peer(replication="SyncSource", disk="Inconsistent"))
+    decision = decided(worlds)
+    assert [one.snapshot for one in record(decision).sides] == [taken[1], kept(found)]
+    assert f"{taken[1]} on mk1 holds what was given up" in conditions(decision)["Degraded"].message
+    for node in ("mk1", "mk2"):
+        side(worlds, node, *(taken[1:] if node == "mk1" else (kept(found),)), generation=THEIRS, peer=peer())
+    (healed,) = [event for event in decided(worlds).events if event.reason == "SplitBrainHealed"]
+    assert f"{taken[1]} on mk1 holds what was given up there" in healed.message
+    for name in (f"{kept(found)} on mk1", f"{kept(found)} on mk2"):
+        assert name in healed.message
+
+
 def test_a_decision_stays_though_the_choice_is_taken_out_again() -> None:
     worlds, found = found_and_kept()
     worlds.edit("DrbdVolume", "vm-shaolin", splitBrain={"id": found, "survivor": "mk2"})
