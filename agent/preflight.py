@@ -48,6 +48,7 @@ class Seen:
     record: VmRecord | None
     busy: str | None  # the operation that the VM is in
     alone: tuple[str, ...] = ()  # disks that may have been written here without their peer
+    stale: tuple[Refusal, ...] = ()  # disks that the journal forbids to promote here
 
 
 async def look(context: Context, domain: DomainDesired) -> Seen:
@@ -76,6 +77,7 @@ async def look(context: Context, domain: DomainDesired) -> Seen:
         files=files,
         record=VmStore(context).get(domain.uid),
         alone=tuple(wrote_alone(context, domain)),
+        stale=tuple(no for disk in domain.config.disks if (no := context.fence.promotable(disk.resource)) is not None),
         busy=f"{running[0].id} ({running[0].state.kind}, {running[0].phase})" if running else None,
     )
 
@@ -128,6 +130,7 @@ def arriving(seen: Seen, domain: DomainDesired, *, source: str | None = None) ->
         found += against_hand_over(
             domain.config.disks, seen.drbd, seen.node, side="target", role="Secondary", peer_role="Primary"
         )
+    found += seen.stale  # found out at the hand-over, it would keep the guest standing still
     return found + _sendpage(seen, domain)
 
 

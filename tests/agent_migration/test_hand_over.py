@@ -15,8 +15,9 @@ from agent.migration.relay_files import Passed, RelayFiles
 from agent.migration.stream import REPORT
 from agent.migration.target import Receive
 from agent.migration.tls_stream import TlsStream
+from agent.protocol import PreflightRequest, Verdict, VerdictDesired
 from agent.simulation.hypervisor import StreamFault, Xen
-from tests.agent_migration.pair import Pair, refused, until
+from tests.agent_migration.pair import RESOURCE, VOLUME_UID, Pair, refused, until
 
 
 @pytest.fixture
@@ -285,4 +286,17 @@ async def test_a_copy_that_arrived_is_destroyed_only_where_the_source_keeps_the_
     await running.cancel("mk2")
     await running.ended("mk2", "move", "Cancelled")
     await running.cancel("mk1")
+    await running.runs_only_on("mk1")
+
+
+async def test_a_copy_that_is_recorded_as_stale_is_no_target_before_the_guest_is_touched(running: Pair) -> None:
+    """It is UpToDate again, and that is not recorded yet."""
+    verdict = Verdict(number=1, survivor="mk1", stale="mk2", reason="PeerLost")
+    wanted = VerdictDesired(term=1, uid=VOLUME_UID, resource=RESOURCE, verdict=verdict)
+    await running.at("mk2").fence.put(RESOURCE, wanted)
+    assert "recorded as stale on mk2 (verdict 1" in await refused("RecordedStale", running.receive())
+    request = PreflightRequest(side="target", domain=running.domain(epoch=2))
+    report = await running.at("mk2").domains.preflight(request)
+    assert [one.reason for one in report.refusals] == ["RecordedStale"]
+    assert running.operation("mk2") is None
     await running.runs_only_on("mk1")

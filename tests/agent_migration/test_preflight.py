@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.preflight import Seen, arriving, leaving, starting
-from agent.protocol import DomainDesired, NetworkConfig
+from agent.protocol import DomainDesired, NetworkConfig, Refusal
 from tests.agent_migration.vm_facts import NODE, OTHER, config, desired, domain, drbd, facts, host, record
 
 
@@ -46,6 +46,13 @@ def test_row_10_a_failed_disk_is_left_and_not_come_to() -> None:
     assert arriving(at_target(drbd=at_peer), desired(epoch=4), source="mk2") == []
     here = drbd(role="Secondary", disk="Diskless", peer={"role": "Primary"})
     assert [one.reason for one in arriving(at_target(drbd=here), desired(epoch=4))] == ["DiskNotUpToDate"]
+
+
+def test_a_copy_that_is_recorded_as_stale_is_not_come_to() -> None:
+    """Though both see it Connected and UpToDate again: it could not be promoted."""
+    stale = Refusal(reason="RecordedStale", message="vm_shaolin is recorded as stale on mk1")
+    assert arriving(at_target(stale=(stale,)), desired(epoch=4), source="mk2") == [stale]
+    assert leaving(at_source(stale=(stale,)), desired()) == []
 
 
 START = [

@@ -14,7 +14,7 @@ import verdicts
 from states import NAMES, Domain, Fence, Host, Key, Part, Promise, World
 from verdicts import LONG_AGO, VOLUME_UID
 
-from agent import vm_steps
+from agent import fence_records, vm_steps
 from agent.drivers.drbd_parse import DrbdResource
 from agent.preflight import Seen
 from agent.protocol import (
@@ -301,6 +301,7 @@ def seen(world: World, host: int, *, own: str | None = None) -> Seen:
     running = busy(one)
     if running is not None and running.id == own:
         running = None
+    stale = fence_records.promotable(verdicts.record(one.fence), NAMES[host], RESOURCE)
     return Seen(
         node=NAMES[host],
         facts=FACTS,
@@ -312,4 +313,5 @@ def seen(world: World, host: int, *, own: str | None = None) -> Seen:
         record=record(one.promise) if one.promise else None,
         busy=running.id if running else None,
         alone=alone(world, host),
+        stale=(stale,) if stale is not None else (),
     )
