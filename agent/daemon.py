@@ -78,7 +78,7 @@ class Agent:
         """Serving when this returns. Raises StartError, JournalError, TlsError, OSError (an address in use)."""
         credentials = Credentials(self._tls, self._node)
         boot_id = await self._boot_id()
-        journal = Journal.open(self._state_dir, self._node)
+        journal = Journal.open(self._state_dir, self._node, self._host.run_dir)
         try:
             await self._start(journal, boot_id, credentials)
         except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -121,6 +122,11 @@ class Host(Protocol):
 
         Raises NotRaw before anything is written, OSError.
         """
+        ...
+
+    @property
+    def run_dir(self) -> Path | None:
+        """A folder of this process's machine for small files, which the host's boot empties; None: there is none."""
         ...
 
     def now(self) -> float:

@@ -3,8 +3,8 @@
 Each line is `<crc32 of the JSON, 8 hex digits> <its length, 8 hex digits> <JSON>\\n`, the JSON being `{"n": sequence,
 "s": section, "k": key, "v": value or null}`. The first record names format and node. What a crash can leave is one torn
 record at the end: it was never acknowledged and is cut off. Anything else that does not check (a damaged record with
-something behind it, a gap in the sequence) means that promises are lost: `Journal.open` raises JournalCorrupt and the
-agent does not start.
+something behind it, a gap in the sequence, a file that is older than what was written in this boot) means that promises
+are lost: `Journal.open` raises JournalCorrupt and the agent does not start.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from agent.journal_mirror import Mark, Mirror
 
 Section = Literal["host", "volumes", "vms", "operations", "gone", "fences"]
 
@@ -39,9 +42,11 @@ class Journal:
     nobody knows what is on disk), and the agent's restart reads again what really is.
     """
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, mirror: Mirror) -> None:
         self._path = path
         self._lock = lock
+        self._mirror = mirror
+        self._id, self._rewrites = "", 0
         self._fd = -1
         self._end = 0  # offset after the last good record
         self._live = 0  # bytes that the live records take
@@ -53,8 +58,11 @@ class Journal:
     # --- life ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, directory: Path, node: str) -> Journal:
-        """Read `directory/journal.log` (made when missing). Raises JournalError, JournalCorrupt."""
+    def open(cls, directory: Path, node: str, run_dir: Path | None = None) -> Journal:
+        """Read `directory/journal.log` (made when missing). Raises JournalError, JournalCorrupt.
+
+        `run_dir`: `agent.host.Host.run_dir`, where it is noticed that an older file was put in its place.
+        """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(directory / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -62,7 +70,7 @@ class Journal:
         except BlockingIOError:
             os.close(lock)
             raise JournalError(f"{directory} is in use by another xentandem-agent; stop it first") from None
-        journal = cls(directory / "journal.log", lock)
+        journal = cls(directory / "journal.log", lock, Mirror(run_dir, directory))
         try:
             journal._load(node)
         except BaseException:
@@ -76,6 +84,7 @@ class Journal:
             if fd >= 0:
                 os.close(fd)
         self._fd = self._lock = -1
+        self._mirror.close()
 
     def kill(self) -> None:
         """What kill -9 leaves: no write happens any more; whoever tries is cancelled."""
@@ -141,11 +150,24 @@ class Journal:
                 f"{self._path} belongs to {header[0].get('node')}, this host is {node}; never copy a journal"
             )
         self._values["journal", "header"] = header
+        self._id, self._rewrites = str(header[0].get("id", "")), int(header[0].get("rewrites", 0))
+        known = self._mirror.read()
+        if known is not None and not known.reached_by(self._mark):
+            raise JournalCorrupt(
+                f"{self._path} is not the newest: since this host booted it had come to record {known.sequence}"
+                f" (rewritten {known.rewrites} times, id {known.journal}), this file ends at record {self._sequence}"
+                f" (rewritten {self._rewrites} times, id {self._id}). Was an older copy put in its place? {_HELP}"
+            )
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._end = good
         if good != len(data):
             os.ftruncate(self._fd, good)
             os.fsync(self._fd)
+        self._mirror.write(self._mark)
+
+    @property
+    def _mark(self) -> Mark:
+        return Mark(self._id, self._rewrites, self._sequence)
 
     def _replay(self, data: bytes) -> int:
         """Apply every good record; the offset after the last one. Raises JournalCorrupt."""
@@ -188,6 +210,7 @@ class Journal:
             raise JournalError(self._broken) from error
         self._sequence += 1
         self._end += len(line)
+        self._mirror.write(self._mark)
         return len(line)
 
     def _compact_if_worth_it(self) -> None:
@@ -200,8 +223,10 @@ class Journal:
 
     def _rewrite(self, node: str) -> None:
         """A new log with the live records alone, put in place of the old one by rename."""
-        self._values.pop(("journal", "header"), None)
-        values = {("journal", "header"): {"format": FORMAT, "node": node}}
+        again = self._values.pop(("journal", "header"), None) is not None
+        identity, rewrites = (self._id, self._rewrites + 1) if again else (secrets.token_hex(8), 0)
+        header = {"format": FORMAT, "node": node, "id": identity, "rewrites": rewrites}
+        values: dict[tuple[str, str], dict[str, Any]] = {("journal", "header"): header}
         values |= {key: value for key, (value, _) in self._values.items()}
         self._values, self._live, self._sequence = {}, 0, 0
         temporary = self._path.with_suffix(".new")
@@ -223,11 +248,14 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._end = fd, self._live
+        self._id, self._rewrites = identity, rewrites
+        self._mirror.write(self._mark)
 
 
 _HELP = (
-    "Promises of this host (terms, epochs, what it may run) may be lost, so the agent does not start. Restore the file"
-    " from a copy, or, when no VM runs here and the controller is stopped, move it away and start with an empty one"
+    "Promises of this host (terms, epochs, what it may run) may be lost, so the agent does not start. An older copy"
+    " lacks them, too, and would be believed: put none back. When no VM runs here and the controller is stopped, move"
+    " the file away and start with an empty one"
 )
 
 

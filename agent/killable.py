@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.host import Completed, Host, Job, PipedProcess
@@ -125,6 +126,10 @@ class KillableHost:
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         self.check_alive()
         return await self._inner.copy_image(source_path, device)  # done by the agent itself: ends with it
+
+    @property
+    def run_dir(self) -> Path | None:
+        return self._inner.run_dir
 
     def now(self) -> float:
         return self._inner.now()

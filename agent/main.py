@@ -23,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Port = Annotated[int, Field(ge=1, le=65535)]
 PKI = Path("/etc/xentandem/pki")
+RUN = Path("/run/xentandem")  # not RuntimeDirectory=: systemd empties that when the agent stops
 
 
 class _Settings(BaseModel):
@@ -126,7 +127,7 @@ async def _serve(config: Config) -> None:
     from agent.real_host import RealHost
 
     agent = Agent(
-        RealHost(config.state),
+        RealHost(config.state, RUN),
         config.state,
         config.node or os.uname().nodename,
         api=(config.api.address, config.api.port),

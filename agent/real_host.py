@@ -56,7 +56,8 @@ class _Command:
 class RealHost:
     """`agent.host.Host` of the machine it runs on. `state_dir` keeps the files of jobs (in `jobs/`)."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, run_dir: Path | None = None) -> None:
+        self.run_dir = run_dir
         self._jobs = Jobs(state_dir / "jobs")
         # Of its own: a file of a hung driver (sysfs, a dead disk) holds a thread, and may not hold up everything else
         self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="host")

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import posixpath
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class SimulatedHost:
         self.name = name
         self.address = address
         self.directory = directory
+        self.run_dir = directory / "run"
         self.clock = simulation.clock
         self.truth = simulation.truth
         self.files = VirtualFiles()
@@ -276,6 +278,7 @@ class SimulatedHost:
         if self.on:
             return
         self.on = True
+        shutil.rmtree(self.run_dir, ignore_errors=True)
         self.boot_id = self.simulation.random_uuid()
         self.booted_at = self.clock.now()
         self.files.provide("/proc/sys/kernel/random/boot_id", lambda: self.boot_id + "\n")

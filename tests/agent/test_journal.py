@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent import journal as journal_module
 from agent.journal import Journal, JournalCorrupt, JournalError, Section
+from agent.journal_mirror import Mirror
 
 
 def reopened(directory: Path, node: str = "mk1") -> dict[tuple[str, str], dict[str, object]]:
@@ -116,7 +117,7 @@ def test_every_damaged_byte_before_the_last_record_refuses_the_start(tmp_path: P
         with pytest.raises(JournalCorrupt) as caught:
             Journal.open(tmp_path, "mk1")
         assert str(path) in str(caught.value)
-        assert "Restore the file" in str(caught.value)
+        assert "put none back" in str(caught.value)
 
 
 def test_a_damaged_last_record_is_a_torn_one(tmp_path: Path) -> None:
@@ -227,3 +228,84 @@ def test_put_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.Mon
     journal.put("vms", "a", {"epoch": 1})
     assert synced == [(tmp_path / "journal.log").stat().st_size]
     journal.close()
+
+
+def again(directory: Path, run: Path) -> int:
+    """Opened as after kill -9; how many records it has written so far is the VM's epoch."""
+    journal = Journal.open(directory, "mk1", run)
+    found = journal.get("vms", "a") or {"epoch": 0}
+    journal.put("vms", "a", {"epoch": found["epoch"] + 1})
+    journal.kill()
+    return int(found["epoch"])
+
+
+@pytest.mark.parametrize("compact_above", [1, 1 << 20])
+def test_an_older_journal_of_the_same_boot_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_above: int
+) -> None:
+    monkeypatch.setattr(journal_module, "COMPACT_ABOVE", compact_above)
+    state, run = tmp_path / "state", tmp_path / "run"
+    copies: list[bytes] = []
+    for number in range(20):
+        assert again(state, run) == number
+        copies.append((state / "journal.log").read_bytes())
+    for copy in copies[:-1]:
+        (state / "journal.log").write_bytes(copy)
+        with pytest.raises(JournalCorrupt, match="not the newest"):
+            Journal.open(state, "mk1", run)
+    (state / "journal.log").write_bytes(copies[-1])
+    assert again(state, run) == 20
+    (state / "journal.log").write_bytes(copies[3])
+    for file in run.iterdir():  # the host boots: the agent starts nothing by its journal alone
+        file.unlink()
+    assert again(state, run) == 4
+
+
+def test_another_journal_is_not_believed_and_an_empty_one_is_a_beginning(tmp_path: Path) -> None:
+    state, run = tmp_path / "state", tmp_path / "run"
+    again(state, run)
+    before = (state / "journal.log").read_bytes()
+    (state / "journal.log").unlink()  # moved away, as the message says
+    for number in range(3):
+        assert again(state, run) == number
+    (state / "journal.log").write_bytes(before)
+    with pytest.raises(JournalCorrupt, match="not the newest"):
+        Journal.open(state, "mk1", run)
+
+
+@pytest.mark.parametrize("compact_above", [1, 1 << 20])
+def test_a_crash_between_the_journal_and_its_mirror_makes_nothing_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact_above: int
+) -> None:
+    monkeypatch.setattr(journal_module, "COMPACT_ABOVE", compact_above)
+    state, run = tmp_path / "state", tmp_path / "run"
+    for number in range(6):
+        assert again(state, run) == 2 * number
+        with monkeypatch.context() as crash:
+            crash.setattr(Mirror, "write", lambda self, mark: None)
+            assert again(state, run) == 2 * number + 1
+
+
+@pytest.mark.parametrize("left", [b"", b"00000000 [", bytes(200)])
+def test_a_mirror_that_cannot_be_read_stops_nobody(tmp_path: Path, left: bytes) -> None:
+    state, run = tmp_path / "state", tmp_path / "run"
+    again(state, run)
+    (mirror,) = run.iterdir()
+    mirror.write_bytes(left)
+    assert again(state, run) == 1
+    mirror.unlink()
+    run.rmdir()
+    run.write_text("no folder")
+    assert again(state, run) == 2
+
+
+def test_a_journal_of_before_there_were_ids_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, run = tmp_path / "state", tmp_path / "run"
+    state.mkdir()
+    header = journal_module._encode(1, "journal", "header", {"format": 1, "node": "mk1"})
+    (state / "journal.log").write_bytes(header)
+    for number in range(2):
+        assert again(state, run) == number
+    monkeypatch.setattr(journal_module, "COMPACT_ABOVE", 1)
+    for number in range(2, 12):
+        assert again(state, run) == number

@@ -8,11 +8,12 @@ import pytest
 
 from agent.domains import RETRY_FIRST
 from agent.drivers.errors import DriverError
+from agent.journal import JournalCorrupt
 from agent.protocol import DomainRemoval
 from agent.simulation.hypervisor import Xen
 from agent.vm_store import VmStore
 from tests.agent_migration.pair import RESOURCE, Pair, refused, until
-from tests.agent_migration.vm_facts import NAME, UID
+from tests.agent_migration.vm_facts import NAME, UID, config
 
 
 async def test_a_start_runs_with_its_disk_and_keeps_its_configuration(pair: Pair) -> None:
@@ -326,3 +327,31 @@ async def test_a_restart_needs_its_disk_as_a_start_does(running: Pair, monkeypat
     await context.volumes.put(RESOURCE, running.volume("Primary"))
     await running.becomes("mk1", "running")
     await running.runs_only_on("mk1")
+
+
+async def test_an_older_journal_that_is_put_back_starts_no_vm_a_second_time(pair: Pair) -> None:
+    """Not even one without disks, which DRBD does not guard."""
+    bare = config(disks=(), kernel=None, bootloader="pygrub")
+    await pair.wish("mk1", config=bare)
+    await pair.becomes("mk1", "running")
+    log = pair.directory / "state" / "mk1" / "journal.log"
+    older = log.read_bytes()
+    await pair.wish("mk1", config=bare, state="Stopped", shutdown_grace_seconds=0.2)
+    await pair.becomes("mk1", "absent")
+    await pair.wish("mk1", config=bare, state="Released", epoch=2)
+    await pair.wish("mk2", config=bare, epoch=2)
+    await pair.becomes("mk2", "running")
+    await pair.kill("mk1")
+    newest = log.read_bytes()
+    log.write_bytes(older)
+    with pytest.raises(JournalCorrupt, match="not the newest"):
+        await pair.start("mk1")
+    assert pair.running() == ("mk2",)
+    log.write_bytes(newest)
+    await pair.start("mk1")
+    assert (await pair.becomes("mk1", "absent")).epoch == 2
+    await pair.kill("mk1")
+    log.write_bytes(older)
+    await pair.reboot("mk1")  # which starts nothing, whatever the journal says
+    await pair.becomes("mk1", "absent")
+    assert pair.running() == ("mk2",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from agent.host import Completed, Job, PipedProcess
 
@@ -64,6 +65,10 @@ class ScriptedHost:
 
     async def copy_image(self, source_path: str, device: str) -> tuple[int, str]:
         raise OSError(28, "No space left on device")
+
+    @property
+    def run_dir(self) -> Path | None:
+        return None
 
     def now(self) -> float:
         return self.time
