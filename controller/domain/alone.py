@@ -8,9 +8,9 @@ from controller.domain.volume_case import VolumeCase
 
 
 def by_verdict(volume: VolumeCase, node: str) -> bool:
-    """Does a verdict stand that says this host goes on alone?"""
-    standing = Fencing(volume).standing
-    return standing is not None and standing.survivor == node
+    """Does a verdict stand that says this host goes on alone, and that it did not give back?"""
+    held = Fencing(volume).held
+    return held is not None and held.survivor == node
 
 
 def good(volume: VolumeCase, node: str) -> Refusal | None:

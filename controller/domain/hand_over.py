@@ -73,9 +73,9 @@ def _needed(view: VolumeState, node: str, target: str) -> str:
 
 
 def _lost_alone(volume: VolumeCase, source: str) -> Refusal | None:
-    view, standing = volume.view(source), Fencing(volume).standing
+    view, held = volume.view(source), Fencing(volume).held
     if view is None or view.disk != "Diskless":
         return None
-    if (standing is not None and standing.survivor == source) or view.fence.continued_at is not None:
+    if (held is not None and held.survivor == source) or view.fence.continued_at is not None:
         return Refusal(reason="WroteAlone", message=f"{volume.volume.name} on {source}: {LOST_ALONE}")
     return None

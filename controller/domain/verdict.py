@@ -1,6 +1,6 @@
 """Which side of a volume may go on without the other: given, refused with its reason, or ended. Pure; docs/fencing.md.
 
-A verdict is a token. It is given only while none stands, so that one host at most holds it; it ends only when its
+A verdict is a token. It is given only while none is held, so that one host at most holds it; it is held until its
 holder's agent has journalled that it gave it back. Silence and time are never evidence.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from agent.protocol import GenerationIds, Refusal, Verdict, VerdictDesired, VolumeState
+from agent.protocol import FenceState, GenerationIds, Refusal, Verdict, VerdictDesired, VolumeState
 from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.api.volume_fencing import VerdictStatus
 from controller.domain.actions import Event, PutVerdict
@@ -55,6 +55,18 @@ class Fencing:
         return newest
 
     @cached_property
+    def held(self) -> VerdictStatus | None:
+        """The verdict that stands, unless its holder's journal says that it gave it back: also as it was last seen, and
+        whoever else is silent. It does so when it sees both sides whole, and acts by that number never again: from then
+        on its disk freezes as any other, and each side is judged by its own."""
+        standing = self.standing
+        if standing is None or not standing.survivor:
+            return None
+        fences = [self._fence(host) for host in self.case.hosts if host.name == standing.survivor]
+        over = any(one is not None and one.given_back and one.verdict == wire(standing) for one in fences)
+        return None if over else standing
+
+    @cached_property
     def contradiction(self) -> Refusal | None:
         """Two verdicts of one number: nothing is given or ended on the word of either."""
         known = {self._durable(host) for host in self.case.hosts}
@@ -71,10 +83,15 @@ class Fencing:
             " (kubectl edit --subresource=status)",
         )
 
+    def _fence(self, host: HostView) -> FenceState | None:
+        """What the agent's journal has of it, also as it was last seen."""
+        view = host.state.volumes.get(self.case.resource) if host.state is not None else None
+        return view.fence if view is not None and view.uid == self.case.uid else None
+
     def _durable(self, host: HostView) -> Verdict | None:
         """In the agent's journal, also as it was last seen: numbers only grow."""
-        view = host.state.volumes.get(self.case.resource) if host.state is not None else None
-        return view.fence.verdict if view is not None and view.uid == self.case.uid else None
+        fence = self._fence(host)
+        return fence.verdict if fence is not None else None
 
     # --- who asks
 
@@ -121,15 +138,15 @@ class Fencing:
 
     def answer(self, node: str) -> Reason | Refusal:
         """To one asker, as the record and the facts are now."""
-        standing, view = self.standing, self.case.view(node)
+        held, view = self.held, self.case.view(node)
         if self.contradiction is not None:
             return self.contradiction
-        if standing is not None and standing.survivor == node:
-            return Reason(standing.reason, standing.message)
-        if standing is not None and standing.survivor:
+        if held is not None and held.survivor == node:
+            return Reason(held.reason, held.message)
+        if held is not None:
             return Refusal(
                 reason="RecordedStale",
-                message=f"verdict {standing.number} stands for {standing.survivor} ({standing.reason}):"
+                message=f"verdict {held.number} stands for {held.survivor} ({held.reason}):"
                 f" {node} may lack what was written there",
             )
         if view is None or view.disk != "UpToDate":
@@ -178,6 +195,13 @@ class Fencing:
                     reason="NotFenced",
                     message=f"{other.name} is off, but was not seen under fencing together with {node}: it may have"
                     " written alone",
+                )
+            fence = self._fence(other)
+            if fence is not None and fence.continued_at is not None:
+                return Refusal(
+                    reason="WroteAlone",
+                    message=f"{other.name} is off, and was last seen to have gone on alone by its policy: {node} may"
+                    " lack what was written there",
                 )
             return Reason("Fenced", f"{other.name} is known to be off; {node} is UpToDate")
         if (handed := self._handed_over(node)) is not None:
@@ -235,12 +259,15 @@ class Fencing:
         standing = self.standing
         if self.contradiction is not None:
             return self.case.volume.status.verdict
-        if standing is not None and standing.survivor:
-            return self._next("", "", ENDED, self._ended) if self._ended else standing
+        if self.held is not None:
+            return standing
         for node in self.askers:
             answer = self.answer(node)
             if isinstance(answer, Reason):
                 return self._next(node, self._other(node).name, answer.reason, answer.evidence)
+        if standing is not None and standing.survivor:
+            seen = f"{standing.survivor} gave it back: it saw both sides connected and UpToDate"
+            return self._next("", "", ENDED, seen)
         return standing
 
     def _next(self, survivor: str, stale: str, reason: str, message: str) -> VerdictStatus:
@@ -252,17 +279,6 @@ class Fencing:
             message=message,
             at=timestamp(self.case.world.now),
         )
-
-    @cached_property
-    def _ended(self) -> str:
-        """The evidence that the standing verdict is over; empty: it is not."""
-        standing, views = self.standing, [self.case.view(node) for node in self.case.nodes]
-        if standing is None or len(views) != 2 or not all(view is not None and _whole(view) for view in views):
-            return ""
-        holder = self.case.view(standing.survivor)
-        if holder is None or holder.fence.verdict != wire(standing) or not holder.fence.given_back:
-            return ""
-        return f"{' and '.join(self.case.nodes)} are connected and UpToDate again"
 
     @cached_property
     def fenced(self) -> bool:
@@ -305,7 +321,8 @@ class Fencing:
         answer = self.answer(node)
         if isinstance(answer, Refusal):
             return f"not answered, {answer.reason}: {answer.message}"
-        number = self.standing.number if self.standing is not None else 1
+        number = self.standing.number if self.standing is not None else 0
+        number += self.held is None  # the one that is given to it
         return f"it goes on by verdict {number}, {answer.reason}: {answer.evidence}"
 
 

@@ -175,6 +175,6 @@ def _verdict(fencing: Fencing) -> str:
     if standing is not None and survivor:
         told.append(
             f"verdict {standing.number}: {survivor} goes on alone ({standing.reason}), {standing.stale} is not promoted"
-            " until both agents say that it is UpToDate again"
+            f" until the agent of {survivor} has seen both sides UpToDate"
         )
     return "".join(f"; {one}" for one in told)

@@ -79,6 +79,22 @@ async def test_row_09_a_link_that_flaps_gives_one_survivor_and_no_split_brain(fl
     assert identical(fleet)
 
 
+async def test_row_09_what_was_given_back_is_not_acted_on_again_a_higher_number_is(fleet: Fleet) -> None:
+    """The end of verdict 1 was not recorded before the link was lost again."""
+    await fenced(fleet)
+    await alone(fleet)
+    fleet.simulation.restore_link("mk1", "mk2")
+    await fleet.synced()
+    await fleet.becomes("mk1", "given back", lambda state: seen(state).fence.given_back)
+    write = await cut(fleet)
+    await fleet.becomes("mk1", "frozen", frozen)
+    assert (await put_ok(fleet, "mk1", 1, "mk1", "mk2")).given_back
+    await asyncio.sleep(0.3)
+    assert not write.done()
+    assert not (await put_ok(fleet, "mk1", 2, "mk1", "mk2")).given_back
+    await asyncio.wait_for(write, 20)
+
+
 async def test_a_promotion_without_the_peer_waits_for_a_verdict(fleet: Fleet) -> None:
     await fenced(fleet, primary=None)
     fleet.simulation.power_off("mk1")

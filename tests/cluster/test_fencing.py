@@ -108,6 +108,23 @@ async def test_row_07_a_pulled_cable_freezes_for_a_moment_and_heals(scene: Scene
     await healed(scene, 4)
 
 
+async def test_row_09_the_other_host_is_lost_again_before_the_end_is_recorded(scene: Scene) -> None:
+    """No controller saw that mk1 gave its verdict back: it gets another one, and does not stay frozen."""
+    controller = await scene.start_controller()
+    uid = await running(scene)
+    scene.simulation.cut_link("mk1", "mk2")
+    await scene.until("DrbdVolume", VOLUME, stands(1, "mk1", "PeerLost"))
+    await writes(scene, uid)
+    await scene.kill_controller(controller)
+    scene.simulation.restore_link("mk1", "mk2")
+    await scene.until_agent("mk1", lambda state: state.volumes[RESOURCE].fence.given_back, "that it gave it back")
+    await scene.crash_host("mk2")
+    await scene.until_agent("mk1", lambda state: state.volumes[RESOURCE].fence_question is not None, "that it asks")
+    await scene.start_controller()
+    await scene.until("DrbdVolume", VOLUME, stands(2, "mk1", "PeerLost"))
+    await writes(scene, uid)
+
+
 async def test_row_01_the_host_without_the_vm_loses_power_and_comes_back(scene: Scene) -> None:
     await scene.start_controller()
     uid = await running(scene)

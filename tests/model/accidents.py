@@ -110,7 +110,7 @@ ACCIDENTS = (
         (f.verdict_number,), vm.alone, 1, 0, "mk2 forgot verdict 2", True,
     ),
     Accident(
-        "fencing: a verdict ends only when its holder gave it back",
+        "fencing: a verdict is held until its holder gave it back",
         (f.verdict_given_back,), vm.whole_to_be_fenced, 1, 0, "both sides hold a verdict", True,
     ),
     Accident("fencing: frozen IO waits for a verdict", (f.frozen_waits,), vm.frozen_to_be_fenced, 0, 0, SPLIT, True),

@@ -62,13 +62,14 @@ def silence_gives_no_verdict() -> Patches:
 
 
 def verdict_given_back() -> Patches:
-    """A verdict ends only when its holder has given it back."""
+    """A verdict is held until its holder has given it back."""
+    real = Fencing.__dict__["held"].func
 
-    def ended(self: Fencing) -> str:
+    def held(self: Fencing) -> object:
         views = [self.case.view(node) for node in self.case.nodes]
-        return "both are whole" if all(view is not None and verdict._whole(view) for view in views) else ""
+        return None if all(view is not None and verdict._whole(view) for view in views) else real(self)
 
-    return [patch.object(Fencing, "_ended", property(ended))]
+    return [patch.object(Fencing, "held", property(held))]
 
 
 # --- agent.fence_records, agent.guards --------------------------------------------------------------------------------

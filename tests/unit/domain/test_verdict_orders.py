@@ -8,12 +8,17 @@ import pytest
 
 from agent import fence_records
 from agent.drivers.drbd import DrbdResource
-from agent.fence_records import STALE, Answer, FenceFacts, Step
+from agent.fence_records import STALE, Answer, FenceFacts, FenceRecord, Step
 from controller.api.volume_fencing import VerdictStatus
 from controller.domain.verdict import Fencing, Reason
-from tests.unit.domain.verdict_orders import Accident, World, decided, moves
+from tests.unit.domain.verdict_orders import Accident, Host, Told, World, decided, moves
 
 SMALL = World(faults=1, wishes=2, writes=2, stills=0, silences=0)
+FIRST = Told(1, 0)
+GIVEN_BACK = World(  # mk1 went on alone, both are whole again, and nobody has recorded that it gave the verdict back
+    hosts=(Host(role="Primary", verdict=FIRST, given_back=True), Host(verdict=FIRST)),
+    status=FIRST, recorded=frozenset({FIRST}), faults=1, wishes=1, writes=1, stills=1, silences=1,
+)  # fmt: skip
 
 
 def story(world: World, came: dict[World, tuple[World, str] | None], last: str) -> str:
@@ -41,7 +46,16 @@ def explore(start: World, limit: int) -> tuple[int, str]:
     return len(came), ""
 
 
-@pytest.mark.parametrize("start", [SMALL, SMALL._replace(wishes=1, writes=1, stills=1, silences=1)])
+STARTS = [
+    SMALL,
+    SMALL._replace(wishes=1, writes=1, stills=1, silences=1),
+    GIVEN_BACK,
+    GIVEN_BACK._replace(hosts=(GIVEN_BACK.hosts[0], Host())),  # mk2 was never told of it
+    GIVEN_BACK._replace(faults=2, stills=0, silences=0),
+]
+
+
+@pytest.mark.parametrize("start", STARTS)
 def test_no_order_of_events_loses_an_acknowledged_write(start: World) -> None:
     worlds, accident = explore(start, 8_000)
     assert not accident, accident
@@ -56,6 +70,17 @@ def test_a_stale_side_whose_handler_hears_4_is_an_accident(monkeypatch: pytest.M
 
     monkeypatch.setattr(fence_records, "_stale", careless)
     _, accident = explore(SMALL, 20_000)
+    assert "ACCIDENT" in accident
+
+
+def test_a_holder_that_goes_on_by_what_it_gave_back_is_an_accident(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(record: FenceRecord | None, node: str) -> bool:
+        return record is not None and record.verdict is not None and record.verdict.survivor == node
+
+    monkeypatch.setattr(fence_records, "holds", careless)
+    first = GIVEN_BACK.hosts[0]._replace(frozen=True, asked=True)
+    parted = GIVEN_BACK._replace(hosts=(first, Host()), cable=False, link="Lost", writes=2, stills=0, silences=0)
+    _, accident = explore(parted, 20_000)
     assert "ACCIDENT" in accident
 
 

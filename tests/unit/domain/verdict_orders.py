@@ -61,11 +61,19 @@ class Host(NamedTuple):
     given_back: bool = False
 
 
+class Silent(NamedTuple):
+    """A host that says nothing now: perhaps known to be off, perhaps with what its journal was seen to hold last."""
+
+    off: bool
+    verdict: Told | None = None
+    given_back: bool = False
+
+
 class Seen(NamedTuple):
-    """What a controller knows: the record, and of each host what it says, or nothing, or that it is off."""
+    """What a controller knows: the record, and of each host what it says, or that it is silent."""
 
     status: Told | None
-    views: tuple[tuple[Any, ...] | str | None, ...]
+    views: tuple[tuple[Any, ...], ...]
 
 
 class World(NamedTuple):
@@ -272,10 +280,14 @@ def decided(seen: Seen) -> Told | None:
     worlds.set_status("DrbdVolume", "vm-shaolin", status)
     for host, view in enumerate(seen.views):
         name = NAMES[host]
-        if view is None or isinstance(view, str):
+        if isinstance(view, Silent):
+            last = record_of(view.verdict, view.given_back)
+            if last is not None:
+                worlds.tell(name, volumes={RESOURCE: volume_state(fence=last.shown)})
+            else:
+                worlds.hosts[name].state = None
             worlds.hosts[name].connected = False
-            worlds.hosts[name].state = None
-            if view == "off":
+            if view.off:
                 worlds.edit("XenNode", name, outOfService=True)
             continue
         drbd, generation, verdict, given_back, asked = view
@@ -327,12 +339,13 @@ def recorded(world: World, told: Told) -> World:
     return world._replace(status=told, recorded=world.recorded | {told})
 
 
-def _looks(world: World, host: int) -> list[tuple[tuple[Any, ...] | str | None, int]]:
-    """What it can see of a host: what its agent says, silence, a person's word; and whether it missed an agent."""
-    if world.hosts[host].on:
-        found: list[tuple[tuple[Any, ...] | str | None, int]] = [(view_of(world, host), 0), (None, 1)]
-        return found
-    return [("off" if world.off_for_good[host] else None, 0)]
+def _looks(world: World, host: int) -> list[tuple[tuple[Any, ...], int]]:
+    """What it can see of a host: what its agent says, or silence, with its journal as it was seen last or without, and
+    a person's word; and whether it missed an agent."""
+    one = world.hosts[host]
+    off = not one.on and world.off_for_good[host]
+    last = [Silent(off), *([Silent(off, one.verdict, one.given_back)] if one.verdict is not None else [])]
+    return [(view_of(world, host), 0), *((view, 1) for view in last)] if one.on else [(view, 0) for view in last]
 
 
 # --- everything that can happen -----------------------------------------------------------------------------------
