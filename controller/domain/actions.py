@@ -21,7 +21,7 @@ from controller.api.drbdvolume import DrbdVolumeStatus
 from controller.api.xennode import XenNodeStatus
 from controller.api.xenvm_status import XenVMStatus
 from controller.domain.power import PowerCommand
-from controller.domain.world import Question, World
+from controller.domain.world import HostView, Question, World
 
 FINALIZER = "xentandem.io/protect"
 
@@ -113,10 +113,41 @@ def refused_again(refused: tuple[Refused, ...]) -> float:
     return min((_held_back(r.refusal) for r in refused), default=REFUSED_SECONDS)
 
 
+RECORD_ENDS = "RecordedOff"
+
+
+def record_ends(host: HostView) -> Refusal | None:
+    """Nothing is promoted or started on a host before the record that it is off has ended in its XenNode: should it be
+    lost once more, the record would be taken for evidence that what was started there is off, too. It passes by itself.
+    """
+    if not host.recorded_off:
+        return None
+    return Refusal(
+        reason=RECORD_ENDS, message=f"{host.name} answers, and is recorded as off (status.fenced) until that is ended"
+    )
+
+
+def _promotes(request: Request) -> bool:
+    match request:
+        case PutVolume(body=volume):
+            return volume.role == "Primary"
+        case PutDomain(body=domain):
+            return domain.state in ("Running", "Paused")
+        case _:
+            return isinstance(request, Operate)
+
+
 def due(requests: tuple[Request, ...], refused: tuple[Refused, ...], world: World) -> tuple[Request, ...]:
-    """Those that may be sent now: to hosts whose state is current, and not refused a moment ago."""
+    """Those that may be sent now: to hosts whose state is current, not refused a moment ago, nothing that promotes or
+    starts where a record says that it is off."""
     held = [r.request for r in refused if world.now - r.at < _held_back(r.refusal)]
-    return tuple(r for r in requests if r not in held and world.objects.host(r.host).live is not None)
+    return tuple(
+        r
+        for r in requests
+        if r not in held
+        and world.objects.host(r.host).live is not None
+        and not (_promotes(r) and world.objects.host(r.host).recorded_off)
+    )
 
 
 DEPOSED = "TermTooOld"

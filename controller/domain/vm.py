@@ -8,7 +8,7 @@ from agent.protocol import Refusal
 from controller.api.xenvm import XenVM
 from controller.api.xenvm_status import Placement
 from controller.domain import grants, hand_over, migration
-from controller.domain.actions import PASSING, Decision, PutDomain, Refused, due, refusal_of
+from controller.domain.actions import PASSING, RECORD_ENDS, Decision, PutDomain, Refused, due, record_ends, refusal_of
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import left_open
 from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM, nowhere_else, stop_problem
@@ -24,6 +24,7 @@ WAITS = (
     *("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen"),
     "HostLives",  # or DRBD has not noticed yet that it does not
     "PrimaryElsewhere",  # whoever has no use for it demotes it; a VM that has one is a reason of its own
+    RECORD_ENDS,
 )
 """Reasons that pass without anybody touching the VM: in progress, not stalled."""
 QUEUED_SECONDS = 5.0
@@ -201,6 +202,8 @@ def _cold_blocked(case: VmCase, target: str) -> Refusal | None:
         return Refusal(reason="NodeNotFound", message=f"there is no XenNode {target}; apply it, or change spec.node")
     if host.live is None:
         return Refusal(reason="AgentUnreachable", message=f"the agent of {target} does not answer: {host.error}")
+    if (no := record_ends(host)) is not None:
+        return no
     if open_there := host.moves_by_vm.get(case.uid):
         return Refusal(
             reason="OperationOpen", message=f"{open_there[0].id} of an earlier move is still open on {target}"

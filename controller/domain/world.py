@@ -58,6 +58,13 @@ class HostView:
         return self.node.spec.out_of_service
 
     @property
+    def recorded_off(self) -> bool:
+        """Whether status.fenced still says so, also of a host that answers again: until the end of that is committed,
+        the next controller may take it for evidence."""
+        fenced = self.node.status.fenced if self.node is not None else None
+        return fenced is not None and fenced.contradicted_at is None
+
+    @property
     def live(self) -> HostState | None:
         """The state if it is current, else None: what is not current is unknown."""
         return self.state if self.connected else None

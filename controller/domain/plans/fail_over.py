@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.protocol import Refusal
+from controller.domain.actions import record_ends
 from controller.domain.alone import good, unproved
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.placement import free_memory, memory_needed
@@ -37,7 +38,7 @@ def _target_answers(over: TakeOver) -> Refusal | None:
         return Refusal(reason="NodeNotFound", message=f"there is no XenNode {over.target}")
     if host.live is None:
         return Refusal(reason="AgentUnreachable", message=f"the agent of {over.target} does not answer: {host.error}")
-    return None
+    return record_ends(host)
 
 
 def _disks_there(over: TakeOver) -> Refusal | None:
@@ -113,7 +114,9 @@ FAIL_OVER: Plan[TakeOver] = Plan(
     title="Failing over",
     guards=(
         Guard("KnownOff", "the host is off by a person's word or a fence agent's, and silent", _known_off),
-        Guard("TargetAnswers", "the agent of the host that takes over answers", _target_answers),
+        Guard(
+            "TargetAnswers", "the agent of the host that takes over answers; it is not recorded as off", _target_answers
+        ),
         Guard(
             "DisksThere",
             "every disk is good there, and a verdict is or would be given for it",

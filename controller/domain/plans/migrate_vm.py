@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.protocol import PreflightReport, Refusal
 from controller.domain import hand_over
+from controller.domain.actions import record_ends
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.move import SOURCE_HANDING_OVER, Move
 from controller.domain.world import HostView, Question
@@ -16,7 +17,7 @@ def _not_there(host: HostView) -> Refusal | None:
         return Refusal(reason="OutOfService", message=f"{host.name} is out of service by a person's word")
     if host.live is None:
         return Refusal(reason="AgentUnreachable", message=f"the agent of {host.name} does not answer: {host.error}")
-    return None
+    return record_ends(host)
 
 
 def _both_answer(move: Move) -> Refusal | None:
@@ -182,7 +183,7 @@ MIGRATE_VM: Plan[Move] = Plan(
     id="vm.migrate/v1",
     title="Live migration",
     guards=(
-        Guard("BothAnswer", "both hosts' agents answer; neither is out of service", _both_answer),
+        Guard("BothAnswer", "both hosts' agents answer; neither is out of service or recorded as off", _both_answer),
         Guard("TargetOpen", "the target takes moves, and from this source", _target_open),
         Guard("Movable", "a running pv or pvh guest", _movable),
         Guard(

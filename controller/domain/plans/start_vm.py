@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.protocol import Refusal
 from controller.api.xenvm import XenVM
-from controller.domain.actions import Request
+from controller.domain.actions import Request, record_ends
 from controller.domain.alone import good, unproved
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.vm_case import VmCase
@@ -31,7 +31,7 @@ def _home_answers(case: VmCase) -> Refusal | None:
         return Refusal(reason="OutOfService", message=f"{home.name} is out of service by a person's word")
     if home.node.spec.maintenance:
         return Refusal(reason="Maintenance", message=f"{home.name} is in maintenance: nothing is started there")
-    return None
+    return record_ends(home)
 
 
 def _disks_ready(case: VmCase) -> Refusal | None:
@@ -199,7 +199,11 @@ START_VM: Plan[VmCase] = Plan(
     title="Starting the VM",
     guards=(
         Guard("DisksReady", "every disk's volume is there, synchronised once, with its content", _disks_ready),
-        Guard("HomeAnswers", "the agent of the placement's host answers; the host is in service", _home_answers),
+        Guard(
+            "HomeAnswers",
+            "the agent of the placement's host answers; the host is in service, and not recorded as off",
+            _home_answers,
+        ),
         Guard("ReplicaHere", "the host holds a replica of every disk", _replica_here),
         Guard("DisksItsOwn", "no other VM has one of the disks, by its spec or as a domain", _disks_its_own),
         Guard("UpToDateHere", "every replica is UpToDate here, not frozen, and Primary nowhere else", _up_to_date_here),
