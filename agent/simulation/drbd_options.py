@@ -98,7 +98,10 @@ DISK: dict[str, Option] = {
     "read-balancing": Option("prefer-local"),
     "rs-discard-granularity": Option("0", scale=1),
 }
-RESOURCE: dict[str, Option] = {"cpu-mask": Option(""), "on-no-data-accessible": Option("io-error")}
+RESOURCE: dict[str, Option] = {
+    "cpu-mask": Option(""),
+    "on-no-data-accessible": Option("io-error", words=("io-error", "suspend-io")),
+}
 STARTUP = {
     "wfc-timeout", "degr-wfc-timeout", "outdated-wfc-timeout", "wait-after-sb", "become-primary-on", "stacked-timeouts",
 }  # fmt: skip

@@ -14,6 +14,7 @@ _COUNTERS = (
     r"\b(blocked|congested)(:)\w+",
 )
 _RULES: tuple[tuple[str, str], ...] = (
+    (r"(?m)^(  \S+ role:\w+) congested:\w+", r"\1"),  # said only at an instant at which it is
     *((pattern, r"\1\2N") for pattern in _COUNTERS),
     (r"\s+(upper-pending:\S+)\s+(lower-pending:\S+)", r" \1 \2"),  # lines are filled up to 80 columns
     (r"srcversion: [0-9A-F]+", "srcversion: N"),
