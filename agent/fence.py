@@ -48,11 +48,16 @@ LOOK_SECONDS = 0.5  # while something waits
 
 @dataclass(slots=True)
 class _Open:
-    """A volume that waits for something."""
+    """A volume that waits for something. Times are those of Host.monotonic, but for the one that is shown."""
 
     since: float
+    shown_since: float
     handlers: list[asyncio.Future[Answer]] = field(default_factory=list)
     answered: float = float("-inf")
+
+    @classmethod
+    def now(cls, context: Context) -> _Open:
+        return cls(context.host.monotonic(), context.host.now())
 
 
 class Fence:
@@ -67,7 +72,7 @@ class Fence:
         self._settling: set[str] = set()
         self._gate = asyncio.Semaphore(SETTLED_AT_ONCE)
         self._again: set[str] = set()  # what could not be read or done
-        self.heard: Callable[[], float] = context.host.now  # when a controller was heard of last; the server sets it
+        self.heard: Callable[[], float] = context.host.monotonic  # of a controller, last; the server sets it
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class Fence:
             return Answer(FAILED, f"{HANDLERS} handlers wait already; the agent resumes IO itself")
         log.info("fence handler asks", peer=question.peer, role=volume.role)
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        one = self._open.setdefault(resource, _Open(self._context.host.now()))
+        one = self._open.setdefault(resource, _Open.now(self._context))
         one.handlers.append(waiting)
         seconds = IO_SECONDS if volume.role == "Primary" else PROMOTION_SECONDS
         alarm = asyncio.ensure_future(self._context.host.sleep(seconds))
@@ -161,7 +166,7 @@ class Fence:
             if not waiting.done():
                 waiting.set_result(answer)
         if one is not None:
-            one.answered = self._context.host.now()
+            one.answered = self._context.host.monotonic()
 
     # --- what follows -------------------------------------------------------------------------------------------
 
@@ -184,9 +189,9 @@ class Fence:
     def _look(self, resource: str, volume: VolumeState | None) -> None:
         """Settle what has something to do by what was seen of it last: only then DRBD is asked."""
         waits = volume is not None and "fencing" in volume.suspended.split(",")
-        one, now = self._open.get(resource), self._context.host.now()
+        one, now = self._open.get(resource), self._context.host.monotonic()
         if waits and one is None:
-            self._open[resource] = _Open(now)
+            self._open[resource] = _Open.now(self._context)
             self._show(resource)
         elif one is not None and not waits and not one.handlers and now - one.answered > DRBD_ACTS:
             del self._open[resource]
@@ -243,9 +248,9 @@ class Fence:
                 pass
 
     def _facts(self, resource: str, kernel: DrbdResource | None) -> FenceFacts:
-        now, one = self._context.host.now(), self._open.get(resource)
+        now, one = self._context.host.monotonic(), self._open.get(resource)
         if one is None and kernel is not None and frozen(kernel):
-            one = self._open[resource] = _Open(now)
+            one = self._open[resource] = _Open.now(self._context)
             self._show(resource)
         expected = one is not None and (now - one.since < HANDLER_COMES or now - one.answered < DRBD_ACTS)
         return FenceFacts(
@@ -262,7 +267,7 @@ class Fence:
         volume = self._context.volumes.record(resource)
         fencing = volume.desired.fencing if volume is not None else None
         after = fencing.continue_after if fencing is not None else None
-        return after is not None and self._context.host.now() - self.heard() >= after
+        return after is not None and self._context.host.monotonic() - self.heard() >= after
 
     def _continue(self, resource: str) -> None:
         """In the journal before IO goes on without a verdict."""
@@ -283,6 +288,6 @@ class Fence:
         record, one = self._records.get(resource), self._open.get(resource)
         view = None
         if record is not None or one is not None:
-            since = time_text(one.since) if one is not None else None
+            since = time_text(one.shown_since) if one is not None else None
             view = FenceView(record, asked=one is not None and bool(one.handlers), since=since)
         self._context.observer.put_fence(resource, view)

@@ -134,6 +134,9 @@ class KillableHost:
     def now(self) -> float:
         return self._inner.now()
 
+    def monotonic(self) -> float:
+        return self._inner.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         self.check_alive()
         await self._inner.sleep(seconds)

@@ -59,7 +59,7 @@ class Server:
         self._entrance: Entrance | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
-        self._heard = context.host.now()
+        self._heard = context.host.monotonic()
         self._watching = 0
         self.port = 0
 
@@ -137,8 +137,8 @@ class Server:
             await asyncio.wait(running)
 
     def heard(self) -> float:
-        """When the leading controller was heard of last; only that one follows agents."""
-        return self._context.host.now() if self._watching else self._heard
+        """When the leading controller was heard of last, by Host.monotonic; only that one follows agents."""
+        return self._context.host.monotonic() if self._watching else self._heard
 
     # --- every request --------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Server:
                 refusal = _refusal(403, "NotTheController", "this API is for the controller's certificate alone")
                 refusal.force_close()
                 return refusal
-            self._heard = self._context.host.now()
+            self._heard = self._context.host.monotonic()
             status, response = await _answered(request, handler)
         finally:
             self._running.discard(task)
@@ -197,7 +197,7 @@ class Server:
             pass  # the watcher went away
         finally:
             self._watching -= 1
-            self._heard = self._context.host.now()
+            self._heard = self._context.host.monotonic()
             stopping.cancel()
             watch.unsubscribe(watcher)
         return response

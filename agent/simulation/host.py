@@ -65,6 +65,7 @@ class SimulatedHost:
         self.programs: dict[str, Program] = {}
         self.on_power_off: list[Callable[[], None]] = []
         self.on_power_on: list[Callable[[], None]] = []
+        self.clock_is_ahead = 0.0  # seconds, of the wall clock: as somebody, or NTP, has set it
         self.on = False
         self.boot_id = ""
         self.booted_at = 0.0
@@ -241,6 +242,9 @@ class SimulatedHost:
     # --- time and kernel ------------------------------------------------------------------------------------------
 
     def now(self) -> float:
+        return self.clock.now() + self.clock_is_ahead
+
+    def monotonic(self) -> float:
         return self.clock.now()
 
     async def sleep(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ from fencing_steps import (
     cut,
     exits,
     fenced,
+    helper_exits,
     identical,
     put,
     put_ok,
@@ -131,6 +132,22 @@ async def test_policy_continue_goes_on_when_no_controller_was_heard_for_so_long(
     assert state.fence.continued_at is not None
     assert state.fence.verdict is None
     await fleet.becomes("mk1", "goes on", lambda state: seen(state).suspended == "no")
+
+
+async def test_policy_continue_is_not_moved_by_a_clock_that_is_set(fleet: Fleet) -> None:
+    await fenced(fleet, continue_after=30)
+    write = await cut(fleet)
+    context = fleet.agents["mk1"].context
+    before = context.host.now()
+    fleet.simulation.hosts["mk1"].clock_is_ahead = 3600.0
+    assert context.host.now() - before >= 3600
+    await asyncio.sleep(2)  # four looks at what waits, and no request
+    assert helper_exits(fleet, "mk1") == []  # the handler is told first that it goes on by itself
+    assert not write.done()
+    fleet.simulation.hosts["mk1"].clock_is_ahead = -3600.0
+    heard = context.host.monotonic() - 31
+    context.fence.heard = lambda: heard  # type: ignore[attr-defined]
+    await asyncio.wait_for(write, 90)
 
 
 async def test_policy_continue_does_not_move_a_side_that_is_recorded_as_stale(fleet: Fleet) -> None:

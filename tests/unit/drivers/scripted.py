@@ -73,6 +73,9 @@ class ScriptedHost:
     def now(self) -> float:
         return self.time
 
+    def monotonic(self) -> float:
+        return self.time
+
     async def sleep(self, seconds: float) -> None:
         self.time += seconds
         self.on_sleep()
