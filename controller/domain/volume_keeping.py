@@ -28,7 +28,9 @@ def keep(case: VolumeCase) -> Decision:
     else:
         usable = any(view.disk == "UpToDate" for view in case.known)
         conditions.set("Degraded", "True", trouble.reason, trouble.message)
-        if trouble.reason == "Suspended" and not _refused(case):
+        if trouble.reason == "ReplicaMissing" or (trouble.reason == "Adopting" and no is not None):
+            conditions.stalled(trouble.reason, trouble.message)
+        elif trouble.reason == "Adopting" or (trouble.reason == "Suspended" and not _refused(case)):
             conditions.progressing(trouble.reason, trouble.message)
         elif trouble.reason == "Suspended":
             conditions.stalled(trouble.reason, trouble.message)
@@ -56,6 +58,8 @@ def _due(case: VolumeCase, host: HostView, *, meet: bool) -> PutVolume | None:
     """What one member is asked: to bring it up, to give up a role that nobody needs, to take changed settings, to
     connect."""
     view = case.view(host.name)
+    if _adoptable(case, host) and case.describable():
+        return _adopted(case, host)
     if host.live is None or view is None or not case.describable():
         return None
     if not view.configured:
@@ -68,6 +72,41 @@ def _due(case: VolumeCase, host: HostView, *, meet: bool) -> PutVolume | None:
     wish = case.desired(host.name, "Up", view.role)
     apart = meet and view.peer is not None and view.peer.connection == "StandAlone"
     return PutVolume(host.name, wish) if apart or (view.options and view.options != wish.options) else None
+
+
+def _adoptable(case: VolumeCase, host: HostView) -> bool:
+    """Is the replica there, by the tag that its logical volumes carry, and unknown to the host's agent: has the agent
+    lost its journal? Told again what the volume shall be, it takes up what is there, and makes nothing anew."""
+    if host.live is None or case.view(host.name) is not None:
+        return False
+    seen = host.live.volumes.get(case.resource)
+    found = [host.live.logical_volumes.get(name) for name in case.volume.logical_volumes]
+    return (seen is None or seen.uid is None) and all(lv is not None and lv.owner_uid == case.uid for lv in found)
+
+
+def _adopted(case: VolumeCase, host: HostView) -> PutVolume | None:
+    """In the role that it has: a guest may run on it."""
+    seen = host.live.volumes.get(case.resource) if host.live is not None else None
+    if case.busy_with_migration() or (seen is not None and seen.configured and seen.role == "Unknown"):
+        return None
+    return case.put(host.name, role="Primary" if seen is not None and seen.role == "Primary" else "Secondary")
+
+
+def _missing(case: VolumeCase, host: HostView) -> Refusal:
+    if _adoptable(case, host):
+        wait = "once no VM moves that uses it" if case.busy_with_migration() else "now"
+        return Refusal(
+            reason="Adopting",
+            message=f"the agent of {host.name} does not know its replica any more (a lost journal?), which is there: it"
+            f" takes it up again {wait}",
+        )
+    names = " and ".join(case.volume.logical_volumes)
+    return Refusal(
+        reason="ReplicaMissing",
+        message=f"{host.name} no longer has the replica, and nothing is made anew. If {names} is still there under"
+        f" another name or without its tag, put that right: lvchange --addtag xentandem.uid={case.uid}. If it is lost:"
+        " make it again as it was, with that tag, then drbdadm create-md and attach; DRBD copies the other side's data",
+    )
 
 
 def _sees_peer(view: VolumeState) -> bool:
@@ -96,9 +135,7 @@ def _not_redundant(case: VolumeCase, split: SplitBrain) -> Refusal | None:
         if host.node is None:
             return Refusal(reason="NodeNotFound", message=f"there is no XenNode {host.name}; apply it again")
         if host.live is not None and case.view(host.name) is None:
-            return Refusal(
-                reason="ReplicaMissing", message=f"{host.name} no longer has the replica; nothing was made anew"
-            )
+            return _missing(case, host)
     fencing = Fencing(case)
     if (trouble := split.trouble() or _frozen(case, fencing) or _apart(case, fencing)) is not None:
         return trouble

@@ -209,6 +209,24 @@ async def test_rows_04_and_06_a_dead_host_is_no_reason_until_a_person_says_that_
     await healed(scene, 2)
 
 
+async def test_a_host_whose_agent_lost_its_journal_takes_its_volume_up_again(scene: Scene) -> None:
+    """While a guest runs on it; from then on what is asked there is answered again."""
+    await scene.start_controller()
+    uid = await running(scene)
+    await scene.kill_agent("mk1")
+    (journal,) = (scene.directory / "agents" / "mk1").rglob("journal.log")
+    journal.unlink()
+    await scene.start_agent("mk1")
+    await scene.until_agent("mk1", lambda state: state.volumes[RESOURCE].uid is not None, "that it knows the volume")
+    await scene.until("DrbdVolume", VOLUME, is_ready)
+    await scene.until("XenVM", VM, runs_on("mk1"))
+    assert scene.simulation.truth.primaries(RESOURCE) == ("mk1",)
+    assert scene.simulation.truth.running(uid) == ("mk1",)
+    scene.simulation.cut_link("mk1", "mk2")
+    await scene.until("DrbdVolume", VOLUME, stands(1, "mk1", "PeerLost"))
+    await writes(scene, uid)
+
+
 # --- moves ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.protocol import LogicalVolumeState, OperationState, Refusal
-from controller.domain.actions import Operate, PutVolume
+from controller.domain.actions import Operate, PutVolume, Refused
 from tests.unit.domain.worlds import (
     FRESH,
     SHAOLIN_DISK,
@@ -167,3 +169,61 @@ def test_a_guest_that_does_not_have_what_its_spec_says_is_told_of():
     for part in ("512", "1024", "vcpus"):
         assert part in needed.message
     assert conditions(worlds.decide_vm())["Ready"].status == "True"
+
+
+# --- an agent that lost its journal ---------------------------------------------------------------------------------
+
+BARE = {"uid": None, "namespace": None, "name": None, "logical_volume": None, "options": "", "fenced": False}
+
+
+def forgotten(owner: str | None = VOLUME_UID, **update):
+    """mk1's agent shows the resource as nobody's, and the logical volume with its tag."""
+    worlds = howto(running=True)
+    found = LogicalVolumeState(group="vg0", name="vm_shaolin", size=512 << 20, owner_uid=owner)
+    bare = volume_state(**(BARE | {"role": "Primary", "used_by": ("shaolin",)} | update))
+    worlds.tell("mk1", volumes={"vm_shaolin": bare}, logical_volumes={"vg0/vm_shaolin": found}, vms={})
+    return worlds
+
+
+@pytest.mark.parametrize(
+    ("update", "role"),
+    [({}, "Primary"), ({"role": "Secondary", "used_by": ()}, "Secondary"), ({"configured": False}, "Primary")],
+)
+def test_a_replica_that_its_agent_forgot_is_taken_up_as_it_is(update, role):
+    decision = forgotten(**update).decide_volume()
+    (put,) = asked(decision, PutVolume)
+    assert (put.host, put.body.level, put.body.role) == ("mk1", "Up", role)
+    assert (conditions(decision)["Ready"].status, conditions(decision)["Reconciling"].reason) == ("False", "Adopting")
+
+
+def test_also_when_drbd_has_nothing_of_it():
+    worlds = forgotten()
+    worlds.tell("mk1", volumes={})
+    (put,) = asked(worlds.decide_volume(), PutVolume)
+    assert (put.host, put.body.role) == ("mk1", "Secondary")
+
+
+def test_what_keeps_it_from_being_taken_up_is_said():
+    worlds = forgotten()
+    (put,) = asked(worlds.decide_volume(), PutVolume)
+    worlds.refused = (Refused(put, Refusal(reason="MetadataLost", message="no metadata"), worlds.now),)
+    decision = worlds.decide_volume()
+    assert "no metadata" in conditions(decision)["Stalled"].message
+
+
+@pytest.mark.parametrize("owner", [None, "aaaaaaaa-0000-4000-8000-00000000000f"])
+def test_nothing_is_taken_up_on_another_ones_logical_volume(owner):
+    decision = forgotten(owner).decide_volume()
+    assert asked(decision, PutVolume) == []
+    assert (conditions(decision)["Ready"].status, conditions(decision)["Stalled"].reason) == ("False", "ReplicaMissing")
+    assert f"xentandem.uid={VOLUME_UID}" in conditions(decision)["Stalled"].message
+
+
+def test_not_while_its_role_is_read_or_a_guest_moves():
+    assert asked(forgotten(role="Unknown").decide_volume(), PutVolume) == []
+    worlds, _ = begun()
+    told = forgotten()
+    worlds.hosts["mk1"].state = told.hosts["mk1"].state
+    decision = worlds.decide_volume()
+    assert asked(decision, PutVolume) == []
+    assert "once no VM moves" in conditions(decision)["Degraded"].message
