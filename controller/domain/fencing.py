@@ -23,6 +23,8 @@ TEST_SECONDS = 600.0
 """How often a fence agent is asked whether it can be asked."""
 LOOK_SECONDS = 5.0
 """Between two looks while a fencing waits for something that nobody tells."""
+HEARD_SECONDS = 20.0
+"""A host that was silent for longer when a run began had not answered then: no run of ours silenced it."""
 KEPT_TIMES = 8
 
 
@@ -37,6 +39,7 @@ class Fencing:
     events: list[Event] = field(default_factory=list)
     power: list[PowerCommand] = field(default_factory=list)
     look_again: float | None = None
+    unheard: str = ""  # why a confirmed "off" is not recorded
 
     def into(self, status: XenNodeStatus) -> XenNodeStatus:
         return status.model_copy(
@@ -211,6 +214,15 @@ def _record(world: World, node: XenNode, view: HostView, made: Fencing, result: 
         at=timestamp(result.at), boot_id=now.boot_id, operation=now.operation, device=now.device, evidence=result.said
     )
     if view.live is None and silent >= world.now - result.began and boot_of(view) == now.boot_id:
+        if unheard := _fell_silent(world, node, result):
+            made.unheard = (
+                f"{node.spec.fencing.agent if node.spec.fencing else 'the fence agent'} says that it is off, but"
+                f" {', '.join(unheard)} fell silent in that very run: it may be what was switched off. It is recorded"
+                f" when {', '.join(unheard)} is heard. Check which machine spec.fencing switches; if both are off, set"
+                " outOfService: true on both"
+            )
+            made.again(1.0)
+            return True
         made.fenced, made.fencing = fenced, None
         made.events.append(Event("Warning", "Fenced", f"the host is off: {result.said}"))
         return True
@@ -223,6 +235,18 @@ def _record(world: World, node: XenNode, view: HostView, made: Fencing, result: 
         return True
     made.again(1.0)  # not heard since, but not yet taken for lost either
     return True
+
+
+def _fell_silent(world: World, node: XenNode, result: PowerResult) -> list[str]:
+    """Hosts that may have answered when the run began, and were not heard since it ended."""
+    return [
+        name
+        for name, host in sorted(world.objects.hosts().items())
+        if name != node.name
+        and host.node is not None
+        and not host.node.spec.out_of_service
+        and world.now - result.at < world.objects.silent(name) <= world.now - result.began + HEARD_SECONDS
+    ]
 
 
 def _failed(world: World, made: Fencing, now: FencingStatus, result: PowerResult) -> None:
@@ -252,6 +276,8 @@ def _tell(
         conditions.set("Fenced", "False", reason, f"it was off ({made.fenced.evidence}), and is on again: {told}")
     elif made.fenced is not None:
         conditions.set("Fenced", "True", "SwitchedOff", made.fenced.evidence)
+    elif made.unheard:
+        conditions.set("Fenced", "False", "AnotherFellSilent", made.unheard)
     elif made.fencing is not None and made.fencing.result:
         told = f"attempt {made.fencing.attempt - 1} failed: {made.fencing.result}. The host is not taken for off"
         conditions.set("Fenced", "False", "FencingFailed", told)

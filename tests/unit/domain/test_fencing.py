@@ -6,7 +6,7 @@ from controller.api.xennode import XenNodeStatus
 from controller.domain.actions import Decision
 from controller.domain.conditions import seconds
 from controller.domain.power import PowerResult
-from tests.unit.domain.lost_host import answered, begun, decide, events, lost, node, offs, questions, step
+from tests.unit.domain.lost_host import answered, begun, decide, events, lost, node, offs, questions, step, third
 from tests.unit.domain.worlds import Worlds, conditions, host_state, howto
 
 
@@ -312,3 +312,19 @@ def test_another_device_must_prove_itself_anew():
     decision = step(worlds)
     assert status(decision).fencing_device == ""
     assert questions(decision) != [question]
+
+
+def test_a_host_that_fell_silent_in_the_run_may_be_what_was_switched_off() -> None:
+    worlds = lost()
+    third(worlds)
+    (command,) = offs(step(worlds))
+    answered(worlds, command, "off", said="fence_test: off: Success; status: Status: OFF")
+    worlds.hosts["mk3"].connected, worlds.hosts["mk3"].silent = False, 3.5
+    decision = step(worlds)
+    assert decision.status.fenced is None
+    assert conditions(decision)["Fenced"].reason == "AnotherFellSilent"
+    worlds.now, worlds.hosts["mk3"].silent = worlds.now + 600, 603.5
+    worlds.hosts["mk1"].silent += 600
+    assert step(worlds).status.fenced is None  # time proves nothing
+    worlds.hosts["mk3"].connected, worlds.hosts["mk3"].silent = True, 0.0
+    assert step(worlds).status.fenced is not None
