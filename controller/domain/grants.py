@@ -31,6 +31,9 @@ def settled(case: VmCase) -> VmCase | Refusal:
     placement = case.placement
     known = promises(case)
     owners = [name for name, state in known.items() if state.granted and _counts(state, placement)]
+    newest = max((known[name].epoch for name in owners), default=0)
+    # A host that was off keeps what is over; where nothing of the VM is left that is no second owner.
+    owners = [name for name in owners if known[name].epoch == newest or case.is_here(name)]
     if len(owners) > 1:
         return Refusal(
             reason="GrantedTwice",

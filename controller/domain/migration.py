@@ -275,16 +275,15 @@ def _unclear(move: Move, report: Report, why: Refusal) -> Decision:
         )
     if not move.trace_at_target:
         return _ask(move, report, (move.cancel(move.source),), f"{move.target} has no copy; {move.source} resumes")
-    report.stalled(
-        "Migrating",
-        Refusal(
-            reason=why.reason,
-            message=(
-                f"hand-over unclear ({why.message}), and the agent of {move.target} does not answer; "
-                f"the guest stays suspended on {move.source} until it does, for the copy there could run"
-            ),
-        ),
+    silent = f"the agent of {move.target} does not answer; the guest stays suspended on {move.source} until it does"
+    left = ", ".join(f"{one.name} (id {one.domid})" for one in move.case.domains(move.target)) or "the VM"
+    forgot = (
+        f"the agent of {move.target} answers, does not know the move any more, and still has {left}; the guest stays"
+        f" suspended on {move.source} until that is gone (there: xl destroy)"
     )
+    told = silent if move.target_host.live is None else forgot
+    message = f"hand-over unclear ({why.message}), and {told}, for the copy there could run"
+    report.stalled("Migrating", Refusal(reason=why.reason, message=message))
     return report.decision()
 
 

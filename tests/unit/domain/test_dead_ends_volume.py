@@ -14,7 +14,9 @@ from tests.unit.domain.worlds import (
     asked,
     begun,
     conditions,
+    domain_state,
     howto,
+    operation_state,
     peer,
     vm_state,
     volume_state,
@@ -227,3 +229,30 @@ def test_not_while_its_role_is_read_or_a_guest_moves():
     decision = worlds.decide_volume()
     assert asked(decision, PutVolume) == []
     assert "once no VM moves" in conditions(decision)["Degraded"].message
+
+
+# --- what is told of hosts that remember something else ---------------------------------------------------------------
+
+
+def test_an_outdated_grant_is_no_second_owner():
+    """The status is restored from before the failover: mk1 was off and knows epoch 1 only, mk2 has the VM at 2."""
+    worlds = howto(created=True)
+    placed = {"observedGeneration": 1, "placement": {"node": "mk1", "epoch": 1}, "run": 1, "lastState": "Running"}
+    worlds.set_status("XenVM", "shaolin", placed)
+    worlds.edit("XenVM", "shaolin", node="mk2")
+    worlds.tell("mk1", vms={VM_UID: vm_state(status="absent", domid=None)}, domains={})
+    worlds.tell("mk2", vms={VM_UID: vm_state(epoch=2)})
+    placement = worlds.decide_vm().status.placement
+    assert (placement.node, placement.epoch) == ("mk2", 2)
+
+
+def test_a_copy_that_the_targets_agent_forgot_is_named():
+    worlds, move = begun()
+    no = Refusal(reason="HandOverUnclear", message="no report came back")
+    worlds.tell("mk1", operations={move: operation_state(id=move, phase="HandOver", refusal=no)})
+    worlds.tell("mk2", operations={}, domains={"5": domain_state(domid=5, state="paused", cpu_seconds=0.0)})
+    message = conditions(worlds.decide_vm())["Stalled"].message
+    assert "does not answer" not in message
+    assert "(id 5)" in message
+    worlds.hosts["mk2"].connected = False
+    assert "does not answer" in conditions(worlds.decide_vm())["Stalled"].message
