@@ -11,7 +11,8 @@ from agent.drivers.drbd import DrbdResource
 from agent.fence_records import STALE, Answer, FenceFacts, FenceRecord, Step
 from controller.api.volume_fencing import VerdictStatus
 from controller.domain.verdict import Fencing, Reason
-from tests.unit.domain.verdict_orders import Accident, Host, Told, World, decided, moves
+from tests.unit.domain.verdict_drbd import Accident, Host, Told, World
+from tests.unit.domain.verdict_orders import decided, moves
 
 SMALL = World(faults=1, wishes=2, writes=2, stills=0, silences=0)
 FIRST = Told(1, 0)
