@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from controller.api.common import ApiModel, Message, Time
+from controller.api.common import ApiModel, Message, Time, cut
 from controller.api.rules import Rule, checked, text, validations
 
 AGENT = "fence_[a-z0-9_]+"
@@ -122,6 +122,8 @@ class FencingStatus(ApiModel):
     """Counts the attempts."""
     not_before: Time
     """When this attempt begins."""
+    answering: Annotated[tuple[Annotated[str, Field(max_length=253)], ...], Field(max_length=64), cut(64)] = ()
+    """Other hosts that answered when it was decided: one that is not heard afterwards may be what was switched off."""
     result: Message = ""
     """What became of the attempt before."""
 

@@ -189,6 +189,7 @@ def _begin(world: World, node: XenNode, view: HostView, made: Fencing) -> None:
         boot_id=boot_of(view),
         device=node.spec.fencing.device,
         not_before=at,
+        answering=tuple(name for name in sorted(world.objects.hosts()) if world.objects.silent(name) <= HEARD_SECONDS),
     )
     made.times = (*made.times, at)[-KEPT_TIMES:]
     told = f"{node.spec.fencing.agent} is to switch it off: {made.fencing.reason}"
@@ -214,7 +215,7 @@ def _record(world: World, node: XenNode, view: HostView, made: Fencing, result: 
         at=timestamp(result.at), boot_id=now.boot_id, operation=now.operation, device=now.device, evidence=result.said
     )
     if view.live is None and silent >= world.now - result.began and boot_of(view) == now.boot_id:
-        if unheard := _fell_silent(world, node, result):
+        if unheard := _fell_silent(world, node, now, result):
             made.unheard = (
                 f"{node.spec.fencing.agent if node.spec.fencing else 'the fence agent'} says that it is off, but"
                 f" {', '.join(unheard)} fell silent in that very run: it may be what was switched off. It is recorded"
@@ -237,15 +238,20 @@ def _record(world: World, node: XenNode, view: HostView, made: Fencing, result: 
     return True
 
 
-def _fell_silent(world: World, node: XenNode, result: PowerResult) -> list[str]:
-    """Hosts that may have answered when the run began, and were not heard since it ended."""
+def _fell_silent(world: World, node: XenNode, now: FencingStatus, result: PowerResult) -> list[str]:
+    """Hosts that answered when it was decided, or may have when the run began, and were not heard since it ended."""
+
+    def answered(name: str) -> bool:
+        return name in now.answering or world.objects.silent(name) <= world.now - result.began + HEARD_SECONDS
+
     return [
         name
         for name, host in sorted(world.objects.hosts().items())
         if name != node.name
         and host.node is not None
         and not host.node.spec.out_of_service
-        and world.now - result.at < world.objects.silent(name) <= world.now - result.began + HEARD_SECONDS
+        and world.objects.silent(name) > world.now - result.at
+        and answered(name)
     ]
 
 

@@ -328,3 +328,19 @@ def test_a_host_that_fell_silent_in_the_run_may_be_what_was_switched_off() -> No
     assert step(worlds).status.fenced is None  # time proves nothing
     worlds.hosts["mk3"].connected, worlds.hosts["mk3"].silent = True, 0.0
     assert step(worlds).status.fenced is not None
+
+
+def test_the_next_controller_knows_which_hosts_answered_before_the_run() -> None:
+    """The first one was killed in its run, which switched mk3 off; the second one never heard mk3."""
+    worlds = lost()
+    third(worlds)
+    decision = step(worlds)
+    assert decision.status.fencing.answering == ("mk2", "mk3")
+    worlds.now += 300
+    worlds.hosts["mk3"].connected, worlds.hosts["mk3"].silent = False, 300.0
+    worlds.hosts["mk1"].silent += 300
+    (command,) = offs(decision)
+    answered(worlds, command, "off", said="fence_test: off: Success: Already OFF; status: Status: OFF")
+    decision = step(worlds)
+    assert decision.status.fenced is None
+    assert conditions(decision)["Fenced"].reason == "AnotherFellSilent"
