@@ -148,10 +148,8 @@ ACCIDENTS: dict[str, Accident] = {
     "drbdsetup hangs on the target": hangs("target", "drbdsetup"),
 }
 
-LEAST_HITS = {
-    "the transport dies": 3, "the transport hangs": 3, "xl migrate is killed": 3, "xl migrate-receive is killed": 3,
-}  # fmt: skip
-"""Of those accidents that strike nothing where nothing runs any more, or yet."""
+MUST_HIT = ("the transport dies", "the transport hangs", "xl migrate is killed", "xl migrate-receive is killed")
+"""Accidents that strike nothing where nothing runs any more, or yet; but not nothing at every step."""
 
 
 def objects() -> list[Manifest]:
@@ -214,7 +212,7 @@ async def test_it_heals(cluster: devcluster.Cluster, tmp_path: Path, namespace: 
                 stage.source, stage.target = stage.target, stage.source
         finally:
             await keeper.stop()
-    assert stage.hits >= LEAST_HITS.get(name, 0), f"{stage.hits} of {name}"
+    assert stage.hits or name not in MUST_HIT
 
 
 async def there(scene: Scene, node: str) -> None:
