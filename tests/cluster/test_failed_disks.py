@@ -3,23 +3,32 @@ before the disk is replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
+import devcluster
+import pytest
+from fencing_place import RESOURCE, VM, VOLUME, acknowledged, healed, running, stands, two_hosts, writes
 from harness import Scene, is_ready, runs_on
-from test_fencing import RESOURCE, VM, VOLUME, acknowledged, healed, running, scene, stands, writes  # noqa: F401
 
 from agent.protocol import HostState
 from controller.api.common import condition
 from controller.api.xenvm import XenVM
 
 
-async def fails(scene: Scene, uid: str, name: str) -> None:  # noqa: F811
+@pytest.fixture
+async def scene(cluster: devcluster.Cluster, tmp_path: Path, namespace: str) -> AsyncIterator[Scene]:
+    async with two_hosts(cluster, tmp_path, namespace) as made:
+        yield made
+
+
+async def fails(scene: Scene, uid: str, name: str) -> None:
     scene.simulation.fail_disk(name)
     await writes(scene, uid)  # DRBD finds out when it is written
     await scene.until_agent(name, lambda state: state.volumes[RESOURCE].disk == "Diskless", "a disk that failed")
 
 
-async def replaced(scene: Scene, name: str) -> None:  # noqa: F811
+async def replaced(scene: Scene, name: str) -> None:
     scene.simulation.repair_disk(name)
     done = await scene.simulation.hosts[name].run(["drbdadm", "attach", RESOURCE])
     assert done.exit == 0, done
@@ -36,7 +45,7 @@ def held(reason: str) -> Callable[[XenVM], bool]:
 
 
 async def test_row_10_it_moves_live_to_the_host_it_writes_to_and_not_back_before_the_disk_is_replaced(
-    scene: Scene,  # noqa: F811
+    scene: Scene,
 ) -> None:
     await scene.start_controller()
     uid = await running(scene)
@@ -54,7 +63,7 @@ async def test_row_10_it_moves_live_to_the_host_it_writes_to_and_not_back_before
     assert scene.simulation.truth.running(uid) == ("mk1",)
 
 
-async def test_row_10_a_maintenance_takes_it_away_from_the_failed_disk(scene: Scene) -> None:  # noqa: F811
+async def test_row_10_a_maintenance_takes_it_away_from_the_failed_disk(scene: Scene) -> None:
     await scene.start_controller()
     uid = await running(scene)
     await fails(scene, uid, "mk1")
@@ -74,7 +83,7 @@ def _drained(node: object) -> str:
     return found.reason if found is not None else ""
 
 
-async def test_row_12_without_disk_and_cable_its_io_waits_and_no_error_is_seen(scene: Scene) -> None:  # noqa: F811
+async def test_row_12_without_disk_and_cable_its_io_waits_and_no_error_is_seen(scene: Scene) -> None:
     await scene.start_controller()
     uid = await running(scene)
     await fails(scene, uid, "mk1")
@@ -92,7 +101,7 @@ async def test_row_12_without_disk_and_cable_its_io_waits_and_no_error_is_seen(s
     assert volume.status.verdict is None
 
 
-async def test_row_10_stopped_it_moves_too(scene: Scene) -> None:  # noqa: F811
+async def test_row_10_stopped_it_moves_too(scene: Scene) -> None:
     await scene.start_controller()
     uid = await running(scene)
     await fails(scene, uid, "mk1")
@@ -107,7 +116,7 @@ async def test_row_10_stopped_it_moves_too(scene: Scene) -> None:  # noqa: F811
     assert scene.simulation.truth.records(uid).hosts == ["mk1", "mk2"]
 
 
-async def test_row_12_stopped_it_moves_though_the_cable_is_out(scene: Scene) -> None:  # noqa: F811
+async def test_row_12_stopped_it_moves_though_the_cable_is_out(scene: Scene) -> None:
     """Its disk is Secondary on mk1 and has failed: mk2 has everything, which a verdict says when it is promoted."""
     await scene.start_controller()
     uid = await running(scene)

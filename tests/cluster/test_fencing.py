@@ -9,7 +9,7 @@ from typing import Any
 
 import devcluster
 import pytest
-from api_objects import Manifest, howto
+from fencing_place import RESOURCE, VM, VOLUME, acknowledged, healed, running, small_volume, stands, two_hosts, writes
 from harness import Scene, is_ready, is_unknown, runs_on
 from prometheus_client.parser import text_string_to_metric_families
 from test_two_controllers import never_deposed
@@ -22,48 +22,11 @@ from controller.api.drbdvolume import DrbdVolume
 from controller.operator import Controller
 from controller.runtime.queue import ObjectKey
 
-RESOURCE, VOLUME, VM = "vm_shaolin", "vm-shaolin", "shaolin"
-
-
-def small_volume(**spec: Any) -> Manifest:
-    made = howto("DrbdVolume")
-    made["spec"] |= {"size": "32Mi", **spec}
-    return made
-
-
-async def running(scene: Scene, **spec: Any) -> str:
-    """The howto's VM runs on mk1, its volume under fencing; its uid."""
-    await scene.apply(small_volume(**spec), howto("XenVM"))
-    vm = await scene.until("XenVM", VM, runs_on("mk1"))
-    await scene.until("DrbdVolume", VOLUME, lambda volume: is_ready(volume) and volume.status.fenced)
-    return str(vm.metadata.uid)
-
 
 @pytest.fixture
 async def scene(cluster: devcluster.Cluster, tmp_path: Path, namespace: str) -> AsyncIterator[Scene]:
-    async with Scene(cluster, tmp_path, namespace) as made:
-        await asyncio.gather(*(made.start_agent(name) for name in made.names))
-        for name in made.names:
-            await made.apply(made.node_manifest(name))
+    async with two_hosts(cluster, tmp_path, namespace) as made:
         yield made
-
-
-def acknowledged(scene: Scene, uid: str) -> int:
-    return scene.simulation.truth.records(uid).count
-
-
-async def writes(scene: Scene, uid: str) -> None:
-    """The guest's writes are acknowledged again."""
-    before = acknowledged(scene, uid)
-    await scene.until_true(lambda: acknowledged(scene, uid) > before + 5, "writes that are acknowledged")
-
-
-def stands(number: int, survivor: str, reason: str) -> Any:
-    def check(volume: DrbdVolume) -> bool:
-        verdict = volume.status.verdict
-        return verdict is not None and (verdict.number, verdict.survivor, verdict.reason) == (number, survivor, reason)
-
-    return check
 
 
 def degraded(*reasons: str) -> Any:
@@ -79,12 +42,6 @@ def metric(controller: Controller, name: str) -> float:
         if family.name == name:
             return family.samples[0].value
     raise AssertionError(f"no metric {name}")
-
-
-async def healed(scene: Scene, number: int) -> None:
-    volume = await scene.until("DrbdVolume", VOLUME, lambda one: stands(number, "", "Redundant")(one) and is_ready(one))
-    assert volume.status.frozen == ""
-    await scene.until_true(lambda: scene.simulation.truth.replicas_identical(RESOURCE), "replicas that are the same")
 
 
 async def test_row_07_a_pulled_cable_freezes_for_a_moment_and_heals(scene: Scene) -> None:
