@@ -37,10 +37,15 @@ def objects() -> list[Manifest]:
     return made
 
 
+def is_at_rest(one: XenVM | DrbdVolume) -> bool:
+    """Ready, and nothing is left to do: a VM that has just moved is Ready before its source is clean."""
+    return is_ready(one) and not any(c.type == "Reconciling" for c in one.status.conditions)
+
+
 def as_declared(vm: XenVM) -> bool:
     placement = vm.status.placement
     there = placement.node if placement is not None and vm.spec.state != "Stopped" else vm.spec.node
-    return is_ready(vm) and vm.status.phase == vm.spec.state and there == vm.spec.node
+    return is_at_rest(vm) and vm.status.phase == vm.spec.state and there == vm.spec.node
 
 
 async def hosts(scene: Scene) -> None:
@@ -50,7 +55,7 @@ async def hosts(scene: Scene) -> None:
 
 
 def is_used_on(node: str, volume: DrbdVolume) -> bool:
-    return is_ready(volume) and volume.status.primary == node
+    return is_at_rest(volume) and volume.status.primary == node
 
 
 def has_primaries(scene: Scene, resource: str, wanted: tuple[str, ...]) -> bool:
