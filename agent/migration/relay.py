@@ -4,8 +4,8 @@
 
 SETTINGS is a file of mode 0600 (see `Settings`). The relay connects with mutual TLS 1.3, names the operation in one
 line of JSON, gets one line back, and then carries bytes both ways until one side ends. It reads the stream's headers on
-the way and keeps what it saw in a progress file, replaced atomically. The agent polls that file; a socket would be
-quicker by some milliseconds, but the file is also there for an agent that starts again in the middle.
+the way and keeps what it saw in a progress file, replaced atomically: it is also there for an agent that starts again
+in the middle. A FIFO beside it wakes the agent when something of weight passed.
 
 Two orders matter. The permission to go is in the progress file before it is on the wire: a relay that ended with
 `go: false` never let the target own the guest. The receiver's report is in the file before xl can read it.
@@ -32,6 +32,7 @@ CHUNK = 256 << 10
 _PIPE_SIZE = 1 << 20
 _WRITE_EVERY = 0.2  # seconds between progress files while nothing of weight happens
 _LINE_LIMIT = 4096
+BELL = ".bell"  # after the progress file's name: the FIFO at which the agent listens
 
 
 class Settings(TypedDict):
@@ -72,8 +73,8 @@ class Progress:
             self.refused,
             self.ended,
         )
-        clock = time.monotonic()
-        if not now and weighty == self._weighty and clock - self._written_at < _WRITE_EVERY:
+        clock, changed = time.monotonic(), weighty != self._weighty
+        if not now and not changed and clock - self._written_at < _WRITE_EVERY:
             return
         self._weighty, self._written_at = weighty, clock
         state = {
@@ -95,6 +96,18 @@ class Progress:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(state, file)
         os.replace(temporary, self._path)
+        if changed or now:
+            ring(self._path + BELL)
+
+
+def ring(fifo: str) -> None:
+    """Wake the agent. Without one, or when it has not yet read what was written before, nothing is lost: it will look."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(descriptor, b"\0")
+        finally:
+            os.close(descriptor)
 
 
 def tune(sock: socket.socket, limit: float) -> None:

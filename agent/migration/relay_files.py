@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core import Refused
-from agent.migration.relay import Settings
+from agent.migration.relay import BELL, Settings
 from agent.protocol import Refusal
 
 RELAY = Path(__file__).with_name("relay_start.py")
-GLANCE_SECONDS = 0.2
 SAFE_WORD = re.compile(r"[A-Za-z0-9_./+:@%=,-]+")  # xl gives the relay's command to a shell
 
 
@@ -36,11 +38,10 @@ class Passed:
 
 
 class RelayFiles:
-    """One folder of 0700; per operation `<id>.json` (0600) and `<id>.progress`. All calls are short and local."""
+    """One folder of 0700; per operation `<id>.json` (0600), `<id>.progress` and a FIFO. All calls are short and local."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._glanced: dict[str, tuple[tuple[int, ...], float, Passed]] = {}
 
     def settings_path(self, operation: str) -> Path:
         return self._folder / f"{operation}.json"
@@ -79,23 +80,34 @@ class RelayFiles:
             value.pop(unused)
         return Passed(**value, refused=Refusal(**refused) if refused else None)
 
-    def glance(self, operation: str, now: float) -> Passed:
-        """As `progress`, for whoever looks a hundred times a second: read only when the file is another one.
-
-        Its number and time could be those of the one before the last, so it is read every GLANCE_SECONDS all the same.
-        `now`: seconds of any clock.
-        """
+    @contextlib.contextmanager
+    def bell(self, operation: str) -> Iterator[asyncio.Event]:
+        """Set whenever the relay saw something of weight. Of little use alone: one that cannot be made never rings."""
+        rung, path = asyncio.Event(), str(self.progress_path(operation)) + BELL
+        loop = asyncio.get_running_loop()
         try:
-            found = self.progress_path(operation).stat()
-        except FileNotFoundError:
-            return Passed()
-        key = (found.st_ino, found.st_mtime_ns, found.st_size)
-        known = self._glanced.get(operation)
-        if known is None or known[0] != key or not 0 <= now - known[1] < GLANCE_SECONDS:
-            known = self._glanced[operation] = (key, now, self.progress(operation))
-        return known[2]
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # of an agent before this one; the relay knows it
+                os.mkfifo(path, 0o600)
+            # For writing, too: a FIFO without a writer would be readable all the time
+            descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        except OSError:
+            yield rung
+            return
+
+        def heard() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.read(descriptor, 4096)
+            rung.set()
+
+        loop.add_reader(descriptor, heard)
+        try:
+            yield rung
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
     def remove(self, operation: str) -> None:
-        self._glanced.pop(operation, None)
-        for path in (self.settings_path(operation), self.progress_path(operation)):
+        progress = self.progress_path(operation)
+        for path in (self.settings_path(operation), progress, Path(str(progress) + BELL)):
             path.unlink(missing_ok=True)

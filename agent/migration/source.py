@@ -1,13 +1,14 @@
 """The source's side: sends the guest, and lets go of it, journal first, at the moment the receiver's report passes.
 
-`xl migrate` runs as a job of its own; the relay that it starts writes what passes to a file, which is followed here
-every 10 ms. On the report the release is journalled (this host never runs the VM at that epoch again), the target is
-told, and the disks are demoted as soon as blkback lets them go; DRBD's -12 is what says that it still holds them.
+`xl migrate` runs as a job of its own; the relay that it starts writes what passes to a file, and rings. On the report
+the release is journalled (this host never runs the VM at that epoch again), the target is told, and the disks are
+demoted as soon as blkback lets them go; DRBD's -12 is what says that it still holds them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -29,7 +30,7 @@ from agent.vm_store import VmStore, config_path, domain_lock
 if TYPE_CHECKING:
     from agent.migration.relocation import Relocation
 
-FOLLOW_SECONDS = 0.01
+FOLLOW_SECONDS = 0.2  # between two looks while the relay does not ring
 SILENCE_LIMIT = 300.0  # no byte, no message, and xl still there: given up before the permission to go
 XL_END_LIMIT = 120.0  # xl's own clean-up after its last word
 TELL_LIMIT = 300.0
@@ -173,18 +174,22 @@ class Send:
         heard: tuple[object, ...] = ()
         heard_at = self._context.host.now()
         try:
-            while True:
-                over = ended is None or ended.done()
-                now = self._context.host.now()
-                # After `over`, so that xl's last word is read, too
-                seen = self._files.progress(operation.id) if over else self._files.glance(operation.id, now)
-                self._show(operation, meter, seen)
-                if heard != (news := (seen.bytes, seen.stage, seen.ready)):
-                    heard, heard_at = news, now
-                silent = now - heard_at > SILENCE_LIMIT and not seen.go
-                if over or silent or live.cancelled.is_set() or seen.report is not None:
-                    break
-                await self._context.host.sleep(FOLLOW_SECONDS)
+            with self._files.bell(operation.id) as rung:
+                if ended is not None:
+                    ended.add_done_callback(lambda _: rung.set())
+                while True:
+                    rung.clear()
+                    over = ended is None or ended.done()
+                    now = self._context.host.now()
+                    seen = self._files.progress(operation.id)  # after `over`, so that xl's last word is read, too
+                    self._show(operation, meter, seen)
+                    if heard != (news := (seen.bytes, seen.stage, seen.ready)):
+                        heard, heard_at = news, now
+                    silent = now - heard_at > SILENCE_LIMIT and not seen.go
+                    if over or silent or live.cancelled.is_set() or seen.report is not None:
+                        break
+                    with contextlib.suppress(TimeoutError):
+                        await within(self._context.host, FOLLOW_SECONDS, rung.wait())
         finally:
             if ended is not None:
                 ended.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -248,7 +249,12 @@ async def test_a_permission_that_goes_out_while_the_source_cancels(
         lambda: any(one.kind == "main" for one in running.at("mk2").observer.state.domains.values()), "the copy"
     )
     looks, progress = iter([Passed()]), RelayFiles.progress
-    monkeypatch.setattr(RelayFiles, "progress", lambda self, operation: next(looks, None) or progress(self, operation))
+
+    def looked(self: RelayFiles, operation: str) -> Passed:
+        first = next(looks, None) if sys._getframe(1).f_code.co_name == "cancel" else None
+        return first or progress(self, operation)
+
+    monkeypatch.setattr(RelayFiles, "progress", looked)
     await refused("NotCancellable", running.cancel("mk1"))
     await running.troubled("mk1", "HandOverUnclear")
     report_held.set()

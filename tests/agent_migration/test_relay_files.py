@@ -1,47 +1,58 @@
-"""The relay's progress, looked at a hundred times a second: as new as the file, read only when it is another one."""
+"""What the relay saw: as new as its file, and told at once by a FIFO that nobody needs."""
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
 from pathlib import Path
 
-from agent.migration.relay_files import GLANCE_SECONDS, Passed, RelayFiles
+import pytest
 
-STATE = {
-    "stage": "precopy", "round": 0, "round_pages": 1, "pages": 1, "pages_total": 8, "bytes": 10, "banner": True,
-    "ready": False, "go": False, "report": None, "problem": None, "refused": None, "ended": None,
-}  # fmt: skip
+from agent.migration.relay import BELL, Progress, ring
+from agent.migration.relay_files import Passed, RelayFiles
 
-
-def put(files: RelayFiles, **changes: object) -> os.stat_result:
-    path = files.progress_path("move")
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(STATE | changes))
-    new.replace(path)
-    return path.stat()
+SOON, NEVER = 5.0, 0.05
 
 
-def test_a_file_that_was_replaced_is_seen_at_once(tmp_path: Path) -> None:
+async def test_the_relay_rings_for_what_has_weight(tmp_path: Path) -> None:
     files = RelayFiles(tmp_path / "relay")
-    assert files.glance("move", 1.0) == Passed()
-    put(files)
-    assert files.glance("move", 1.0).pages == 1
-    put(files, ready=True)
-    assert files.glance("move", 1.0).ready
+    with files.bell("move") as rung:
+        relay = Progress(str(files.progress_path("move")))
+        assert files.progress("move") == Passed()
+        relay.sender.bytes = 10
+        relay.write(now=True)
+        await asyncio.wait_for(rung.wait(), SOON)
+        assert files.progress("move").bytes == 10
+
+        rung.clear()
+        relay.write()  # nothing of weight
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(rung.wait(), NEVER)
+        relay.receiver.ready = True
+        relay.write()
+        await asyncio.wait_for(rung.wait(), SOON)
+        assert files.progress("move").ready
 
 
-def test_it_is_read_again_after_a_moment_all_the_same(tmp_path: Path) -> None:
+async def test_a_relay_that_outlived_its_agent_wakes_the_next_one(tmp_path: Path) -> None:
     files = RelayFiles(tmp_path / "relay")
-    before = put(files, round=1)
-    assert files.glance("move", 1.0).round == 1
-    path = files.progress_path("move")
-    path.write_text(json.dumps(STATE | {"round": 2}))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
-    assert files.glance("move", 1.0 + GLANCE_SECONDS / 2).round == 1
-    assert files.progress("move").round == 2
-    assert files.glance("move", 1.0 + 2 * GLANCE_SECONDS).round == 2
+    with files.bell("move"):
+        pass
+    bell = str(files.progress_path("move")) + BELL
+    ring(bell)  # nobody listens: neither an error nor a wait
+    with files.bell("move") as rung:
+        for _ in range(100_000):  # more than a FIFO holds, by one who does not read meanwhile
+            ring(bell)
+        await asyncio.wait_for(rung.wait(), SOON)
     files.remove("move")
-    assert files.glance("move", 1.0 + 2 * GLANCE_SECONDS) == Passed()
+    assert list((tmp_path / "relay").iterdir()) == []
+
+
+async def test_without_a_fifo_there_is_still_the_file(tmp_path: Path) -> None:
+    (tmp_path / "relay").mkdir()
+    files = RelayFiles(tmp_path / "relay")
+    (tmp_path / "relay" / f"move.progress{BELL}").mkdir()
+    with files.bell("move") as rung:
+        relay = Progress(str(files.progress_path("move")))
+        relay.write(now=True)
+        assert not rung.is_set()
+        assert files.progress("move").ended is None

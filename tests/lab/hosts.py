@@ -75,6 +75,7 @@ class Hosts:
         """Wait for a condition; fails with `what` after `limit` seconds."""
         begun = time.monotonic()
         while True:
+            asked = time.monotonic()
             try:
                 if await condition():
                     self.times.append((what, time.monotonic() - begun))
@@ -82,7 +83,8 @@ class Hosts:
             except Unreachable:
                 pass
             assert time.monotonic() - begun < limit, f"never came: {what}\n{await self.story()}"
-            await asyncio.sleep(0.1)
+            # Looking costs the emulated host most of what it has: it shall have time for what is waited for
+            await asyncio.sleep(max(0.2, 2 * (time.monotonic() - asked)))
 
     async def becomes(self, name: str, what: str, condition: Callable[[HostState], bool], **more: Any) -> HostState:
         seen: list[HostState] = []
@@ -132,7 +134,7 @@ class Hosts:
         }  # fmt: skip
         return VolumeDesired(**(values | changes))
 
-    async def put_volume(self, name: str, **changes: Any) -> VolumeState:
+    async def put_volume(self, name: str, /, **changes: Any) -> VolumeState:
         return await self.clients[name].put_volume(self.volume_wish(**changes))
 
     async def volume(self, name: str) -> VolumeState:
@@ -169,7 +171,7 @@ class Hosts:
         }  # fmt: skip
         return DomainDesired(**(values | changes))
 
-    async def put_domain(self, name: str, **changes: Any) -> VmState:
+    async def put_domain(self, name: str, /, **changes: Any) -> VmState:
         return await self.clients[name].put_domain(self.wish(**changes))
 
     async def vm_becomes(self, name: str, status: str) -> VmState:

@@ -74,7 +74,7 @@ class Ruled:
             found = await asyncio.to_thread(self.get, kind, name)
             if condition(found.get("status", {})):
                 return time.monotonic() - begun
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1)
         raise AssertionError(f"never came: {what}\n{json.dumps(found, indent=1)}\n{await self.hosts.story()}")
 
     async def close(self) -> None:
@@ -140,6 +140,7 @@ async def test_row_07_the_cable_is_pulled_for_good_then_put_back(ruled: Ruled) -
     await hosts.writes("mk1")
     print(f"cable pulled: the guest writes again, as seen after {time.monotonic() - begun:.1f} s")
     print(hosts.on("mk1", "cat /proc/drbd; dmesg | grep -i drbd | tail -n 25"))
+    print(hosts.on("mk1", "journalctl -u xentandem-agent -o cat | grep -i -e fence -e frozen -e verdict"))
     assert "exit code 4 (0x400)" in hosts.on("mk1", "dmesg | grep fence-peer")
     await hosts.becomes("mk2", "Outdated", lambda state: state.volumes[RESOURCE].disk == "Outdated")
     refused = hosts.on("mk2", "drbdadm primary vm_shaolin", fails=True)
