@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from agent.fence_records import FenceRecord
     from agent.gone import Gone
     from agent.journal import Journal
+    from agent.leftovers import Leftovers
     from agent.observer import Observer
     from agent.operations import Operations
     from agent.records import VolumeRecord
@@ -224,6 +225,7 @@ class Context:
     volumes: VolumeService = field(init=False)
     fence: FenceService = field(init=False)
     domains: DomainService = field(init=False)
+    leftovers: Leftovers = field(init=False)
     migration: RelocationService = field(init=False)
 
     def now_text(self) -> str:

@@ -19,6 +19,7 @@ from agent.gone import Gone
 from agent.host import CommandTimedOut, Host
 from agent.journal import Journal
 from agent.killable import KillableHost
+from agent.leftovers import Leftovers
 from agent.migration import Relocation
 from agent.observer import Observer
 from agent.operations import Operations
@@ -28,6 +29,7 @@ from agent.server import Server
 from agent.split_brain import DiscardHandler, SnapshotHandler
 from agent.tls import Credentials
 from agent.volumes import Volumes
+from agent.windows import Windows
 
 DRAIN_SECONDS = 30.0  # for commands that run when the agent is asked to stop
 
@@ -111,6 +113,8 @@ class Agent:
         fence = Fence(context)
         context.fence = fence
         context.domains = Domains(context)
+        context.leftovers = Leftovers(context)
+        windows = Windows(context, volumes)
         context.migration = Relocation(context)
         context.operations.register("initial-sync", InitialSyncHandler(context, volumes), repeatable=True)
         context.operations.register("write-content", WriteContentHandler(context, volumes))
@@ -130,6 +134,8 @@ class Agent:
         await context.domains.start()
         await context.migration.start()
         context.operations.resume_all()
+        await context.leftovers.start()
+        await windows.start()
         self._server = Server(context, promises, *self._api)
         await self._server.start()
         fence.heard = self._server.heard

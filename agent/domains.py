@@ -226,7 +226,7 @@ class Domains:
             own,
             may_start=may_start,
             since=worker.since if worker else None,
-            problem=worker.problem if worker else None,
+            problem=_both(worker.problem if worker else None, self._context.leftovers.why(uid)),
         )
         self._context.observer.put_vm(shown)
         return shown
@@ -324,6 +324,12 @@ async def _wait(context: Context, ring: Flag, seconds: float | None) -> None:
         return
     with suppress(TimeoutError):
         await within(context.host, seconds, ring.take())
+
+
+def _both(problem: Refusal | None, leftover: Refusal | None) -> Refusal | None:
+    if problem is None or leftover is None:
+        return problem or leftover
+    return problem.model_copy(update={"message": f"{problem.message}; {leftover.message}"})
 
 
 def _listed(domains: Sequence[DomainState]) -> str:

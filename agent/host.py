@@ -6,11 +6,26 @@ simulated one (`agent.simulation`). Nothing else in the agent touches subprocess
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import posixpath
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class HostProcess:
+    """A living process of the dom0, whoever started it. `argv` as /proc/PID/cmdline has it; never empty."""
+
+    pid: int
+    argv: tuple[str, ...]
+    stdin: str  # what its standard input is: "/dev/null", "pipe:[4711]", "socket:[4712]"; "": not readable
+    ours: bool  # this host's agent started it, or one before it: by the mark in its environment
+
+    @property
+    def program(self) -> str:
+        return posixpath.basename(self.argv[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,13 @@ class Host(Protocol):
         ...
 
     async def pipe(self, argv: Sequence[str]) -> PipedProcess: ...
+
+    async def find_processes(self, programs: Collection[str]) -> tuple[HostProcess, ...]:
+        """Every living process whose program has one of these names, by pid.
+
+        Raises OSError when that cannot be told of all processes: nothing found is never the answer then.
+        """
+        ...
 
     async def read_text(self, path: str) -> str:
         """Raises FileNotFoundError, PermissionError."""

@@ -7,12 +7,12 @@ without its clean-up code touching the host.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.host import Completed, Host, Job, PipedProcess
+from agent.host import Completed, Host, HostProcess, Job, PipedProcess
 
 T = TypeVar("T")
 
@@ -98,6 +98,10 @@ class KillableHost:
     def ended(self, process: PipedProcess) -> None:
         if process in self._pipes:
             self._pipes.remove(process)
+
+    async def find_processes(self, programs: Collection[str]) -> tuple[HostProcess, ...]:
+        self.check_alive()
+        return await self._inner.find_processes(programs)
 
     async def read_text(self, path: str) -> str:
         self.check_alive()

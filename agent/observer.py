@@ -163,6 +163,17 @@ class Observer:
         put(self._volumes.problems, resource, problem)
         self._refresh({resource})
 
+    def put_window(self, resource: str, window: Refusal | None) -> None:
+        """DRBD allows two Primaries of a volume where its configuration does not (None: it does not)."""
+        put(self._volumes.windows, resource, window)
+        self._refresh({resource})
+
+    def put_host_problem(self, reason: str, problem: Refusal | None) -> None:
+        """Something is as it should not be on the host, although every probe can be read (None: no more)."""
+        if self._problems.get(reason) != problem:
+            put(self._problems, reason, problem)
+            self._update(problems=tuple(self._problems[key] for key in sorted(self._problems)))
+
     def put_fence(self, resource: str, fence: FenceView | None) -> None:
         """What is known of a volume's fencing (None: nothing)."""
         put(self._volumes.fences, resource, fence)

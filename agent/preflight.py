@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from agent.core import Context
 from agent.drivers.errors import DriverError
-from agent.host import CommandTimedOut
+from agent.foreign import receiving, senders, told
+from agent.host import CommandTimedOut, HostProcess
+from agent.leftovers import find_processes
 from agent.protocol import (
     DOMAIN_OVERHEAD_MIB,
     DomainDesired,
@@ -49,6 +51,7 @@ class Seen:
     busy: str | None  # the operation that the VM is in
     alone: tuple[str, ...] = ()  # disks that may have been written here without their peer
     stale: tuple[Refusal, ...] = ()  # disks that the journal forbids to promote here
+    processes: tuple[HostProcess, ...] | None = ()  # those that move, save or restore domains
 
 
 async def look(context: Context, domain: DomainDesired) -> Seen:
@@ -78,6 +81,7 @@ async def look(context: Context, domain: DomainDesired) -> Seen:
         record=VmStore(context).get(domain.uid),
         alone=tuple(wrote_alone(context, domain)),
         stale=tuple(no for disk in domain.config.disks if (no := context.fence.promotable(disk.resource)) is not None),
+        processes=await find_processes(context),
         busy=f"{running[0].id} ({running[0].state.kind}, {running[0].phase})" if running else None,
     )
 
@@ -116,6 +120,7 @@ def arriving(seen: Seen, domain: DomainDesired, *, source: str | None = None) ->
         *_host(seen, domain),
         *_names(seen, domain),
         *_busy(seen, domain),
+        *_receiver(seen),
     ]
     if seen.record is not None and domain.epoch < seen.record.epoch:
         found.append(
@@ -136,7 +141,7 @@ def arriving(seen: Seen, domain: DomainDesired, *, source: str | None = None) ->
 
 def leaving(seen: Seen, domain: DomainDesired) -> list[Refusal]:
     """Against being the source of a live migration."""
-    found = [*_relocation(seen, None), *_log_dirty(seen, domain), *_busy(seen, domain)]
+    found = [*_relocation(seen, None), *_log_dirty(seen, domain), *_busy(seen, domain), *_sender(seen, domain)]
     if seen.domains is None:
         found.append(_unreadable(seen, "the domains"))
     else:
@@ -226,6 +231,30 @@ def _busy(seen: Seen, domain: DomainDesired) -> list[Refusal]:
     if seen.busy is None:
         return []
     return [Refusal(reason="OperationRunning", message=f"{domain.name} is busy on {seen.node} with {seen.busy}")]
+
+
+def _receiver(seen: Seen) -> list[Refusal]:
+    """Whom somebody else's receiver waits for is not known before it is there: it may be this VM."""
+    if seen.processes is None:
+        return [_unreadable(seen, "the processes")]
+    found = receiving(seen.processes, seen.node)
+    return [] if found is None else [found]
+
+
+def _sender(seen: Seen, domain: DomainDesired) -> list[Refusal]:
+    """Nobody else is moving it away."""
+    if seen.processes is None:
+        return [_unreadable(seen, "the processes")]
+    here = mine(domain.uid, domain.name, seen.domains or ())
+    found = senders(seen.processes, domain.name, here[0].domid if here else None)
+    if not found:
+        return []
+    return [
+        Refusal(
+            reason="ForeignMigration",
+            message=f"{told(found)} on {seen.node} moves {domain.name} already, and Xentandem did not start it",
+        )
+    ]
 
 
 def _relocation(seen: Seen, source: str | None) -> list[Refusal]:

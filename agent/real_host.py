@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from agent.download import download
-from agent.host import ByteStream, CommandTimedOut, Completed, PipedProcess
+from agent.host import ByteStream, CommandTimedOut, Completed, HostProcess, PipedProcess
 from agent.images import require_raw
 from agent.real_jobs import Jobs, RealJob, end_marked, environment, sync_folder
+from agent.real_processes import find_processes
 
 OUTPUT_LIMIT = 16 << 20
 """Bytes of one command's output (each of the two). A command that says more is killed: it is not what we started."""
@@ -119,6 +120,9 @@ class RealHost:
             *argv, stdin=pipe, stdout=pipe, stderr=stderr, env=environment(mark), start_new_session=True, cwd="/",
         )  # fmt: skip
         return _Command(asyncio.subprocess.Process(transport, protocol, loop), transport, exited)
+
+    async def find_processes(self, programs: Collection[str]) -> tuple[HostProcess, ...]:
+        return await self._thread(find_processes, frozenset(programs))
 
     # --- files --------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,18 @@ BACKOFF_LIMIT = 300.0
 QUICK_REBOOTS = 3  # reboots in a row that are followed at once; then they are a loop and wait like crashes
 
 
+class Removal(BaseModel):
+    """A leftover of a migration that is being destroyed: in the journal before the first effect, until it is gone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    domid: int
+    boot_id: str  # a number means a domain only within one boot
+
+    def is_of(self, domid: int, boot_id: str) -> bool:
+        return (self.domid, self.boot_id) == (domid, boot_id)
+
+
 class VmRecord(BaseModel):
     """One VM in the journal (section `vms`, key = uid). Every field is on disk before its effect. Times: Unix."""
 
@@ -41,6 +53,7 @@ class VmRecord(BaseModel):
     restart_count: int = 0
     restart_at: float | None = None
     restart_reason: EndReason | None = None
+    removing: Removal | None = None
 
     @property
     def wants_domain(self) -> bool:

@@ -36,12 +36,13 @@ class VolumeView:
     drbd_known: bool = False
     generations: dict[str, GenerationIds] = field(default_factory=dict)
     problems: dict[str, Refusal] = field(default_factory=dict)
+    windows: dict[str, Refusal] = field(default_factory=dict)  # two Primaries are allowed, and by whom is not known
     fences: dict[str, FenceView] = field(default_factory=dict)
     _inputs: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # what each VolumeState was put together from
 
     def forget(self, resource: str) -> None:
         """The volume is gone from the journal."""
-        for known in (self.records, self.generations, self.problems):
+        for known in (self.records, self.generations, self.problems, self.windows):
             known.pop(resource, None)
 
     def shown(self, known: Mapping[str, VolumeState], only: set[str] | None, around: Around) -> dict[str, VolumeState]:
@@ -75,7 +76,7 @@ class VolumeView:
             around.logical_volumes.get(record.lv_key) if record else None,
             self.generations.get(resource),
             around.used_by.get(f"/dev/drbd{minor}", ()),
-            self.problems.get(resource) or around.unreadable,
+            self.problems.get(resource) or self.windows.get(resource) or around.unreadable,
             self.fences.get(resource),
             around.node,
         )

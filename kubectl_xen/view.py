@@ -52,7 +52,10 @@ def note(thing: Object) -> Note | None:
         return Note(False, "NotYetSeen", "the controller has not looked at it yet")
     if ready["status"] == "True":
         # It can be used, and yet something is on its way or missing: a blocked move, a replica
-        wrong = (("Degraded", "True"), ("Reconciling", "True"), ("Drained", "False"), ("FailoverReady", "False"))
+        wrong = (
+            *(("Degraded", "True"), ("Reconciling", "True"), ("Drained", "False"), ("FailoverReady", "False")),
+            *(("TwoPrimariesAllowed", "True"), ("ForeignReceiver", "True")),
+        )
         found = ((condition(thing, kind), status) for kind, status in wrong)
         open_ = next((one for one, status in found if one and one["status"] == status), None)
         return Note(False, open_["reason"], open_.get("message", "")) if open_ else None

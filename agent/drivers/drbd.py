@@ -27,6 +27,8 @@ from agent.drivers.drbd_parse import (
     parse_event,
     parse_generations,
     parse_proc,
+    parse_received,
+    parse_two_primaries,
     proc_version,
 )
 from agent.drivers.errors import DriverError, Unreadable, read, run, said
@@ -114,6 +116,15 @@ class Drbd:
         """
         argv = ["drbdsetup", "events2", "--now", "--statistics", name]
         return (await self._with_progress(parse_dump(await read(self._host, argv)))).get(name)
+
+    async def two_primaries(self) -> frozenset[str]:
+        """Resources whose connection allows two Primaries, in the kernel, now. Raises Unreadable, CommandTimedOut."""
+        return parse_two_primaries(await read(self._host, ["drbdsetup", "show"]))
+
+    async def received_kib(self, resource: str) -> int | None:
+        """KiB that the peer has sent for it since it is up; None: not told. Raises Unreadable, CommandTimedOut."""
+        argv = ["drbdsetup", "events2", "--now", "--statistics", resource]
+        return parse_received(await read(self._host, argv), resource)
 
     async def _with_progress(self, resources: dict[str, DrbdResource]) -> dict[str, DrbdResource]:
         """8.4 tells percent and speed of a resync in /proc/drbd only, which is read only while there is one."""

@@ -200,6 +200,32 @@ class _Found:
         )
 
 
+def parse_received(text: str, resource: str) -> int | None:
+    """KiB received from the peer, of the same output for one resource; None when it is not in it. Raises Unreadable."""
+    for event in map(parse_event, filter(str.strip, text.splitlines())):
+        if (event.object, event.resource) == ("peer-device", resource) and "received" in event.fields:
+            return _int(event.fields, "received")
+    return None
+
+
+def parse_two_primaries(text: str) -> frozenset[str]:
+    """Resources with `allow-two-primaries yes` in the output of `drbdsetup show`; 8.4's and 9's. Raises Unreadable."""
+    found: set[str] = set()
+    resource, depth = "", 0
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if depth == 0 and words:
+            if len(words) != 3 or words[0] != "resource" or words[2] != "{":
+                raise Unreadable(f"drbdsetup show: unknown line {line[:200]!r}")
+            resource = words[1].strip('"')
+        if words in (["allow-two-primaries", "yes;"], ["allow-two-primaries;"]):
+            found.add(resource)
+        depth += line.count("{") - line.count("}")
+    if depth != 0:
+        raise Unreadable("drbdsetup show was cut off")
+    return frozenset(found)
+
+
 def parse_proc(text: str, only: Collection[int] | None = None) -> dict[int, ProcDevice]:
     """The 8.4 kernel's /proc/drbd, by minor; unconfigured minors are left out. Raises Unreadable.
 

@@ -8,13 +8,14 @@ import hashlib
 import os
 import posixpath
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.download import download
-from agent.host import CommandTimedOut, Completed, Job, PipedProcess
+from agent.host import CommandTimedOut, Completed, HostProcess, Job, PipedProcess
 from agent.images import require_raw
+from agent.real_jobs import MARK
 from agent.simulation.devices import Device, Devices, os_error
 from agent.simulation.files import VirtualFiles
 from agent.simulation.process import (
@@ -138,7 +139,7 @@ class SimulatedHost:
     async def start_job(self, scope: str, argv: Sequence[str]) -> Job:
         if scope in self._jobs:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), scope)
-        job = SimulatedJob(scope, self.processes.start(argv, stderr=Lines()))
+        job = SimulatedJob(scope, self.processes.start(argv, stderr=Lines(), environment={MARK: scope}))
         self._jobs[scope] = job
         return job
 
@@ -150,7 +151,14 @@ class SimulatedHost:
             del self._jobs[scope]
 
     async def pipe(self, argv: Sequence[str]) -> PipedProcess:
-        return SimulatedPipedProcess(self.processes.start(argv, stdin=Pipe()))
+        return SimulatedPipedProcess(self.processes.start(argv, stdin=Pipe(), environment={MARK: "pipe"}))
+
+    async def find_processes(self, programs: Collection[str]) -> tuple[HostProcess, ...]:
+        self._must_be_on()
+        if "/proc" in self._hung:  # fault: a /proc that cannot be read
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), "/proc")
+        seen = (one.seen for one in self.processes.running.values())
+        return tuple(process for process in seen if process.program in programs)
 
     # --- files and devices ----------------------------------------------------------------------------------------
 

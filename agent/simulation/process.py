@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agent.host import ByteStream, Completed
+from agent.host import ByteStream, Completed, HostProcess
+from agent.real_jobs import MARK
 
 if TYPE_CHECKING:
     from agent.simulation.host import SimulatedHost
@@ -147,13 +148,27 @@ class Process:
     stderr: Lines
     session: list[Process]
     environment: dict[str, str]
+    reads_nothing: bool = False  # its standard input is /dev/null
     status: int | None = None
     task: asyncio.Task[None] | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def spawn(self, argv: Sequence[str], *, stdin: Pipe | None = None, stdout: Pipe | None = None) -> Process:
         """A child in the same session, its standard error joined to the parent's."""
-        return self.host.processes.start(argv, stdin=stdin, stdout=stdout, stderr=self.stderr, session=self.session)
+        return self.host.processes.start(
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=self.stderr,
+            session=self.session,
+            environment=self.environment,
+        )
+
+    @property
+    def seen(self) -> HostProcess:
+        """As /proc shows it."""
+        stdin = "/dev/null" if self.reads_nothing else f"pipe:[{self.pid}]"
+        return HostProcess(self.pid, tuple(self.argv), stdin, MARK in self.environment)
 
     async def wait(self) -> int:
         await self._ended.wait()
@@ -204,6 +219,7 @@ class Processes:
         """Raises FileNotFoundError when the host has no such program, PoweredOff when the host is off."""
         program = self._host.program(argv[0])
         self._next_pid += 1
+        reads_nothing = stdin is None
         if stdin is None:
             stdin = Pipe()
             stdin.close_write()
@@ -217,6 +233,7 @@ class Processes:
             stderr or Lines(),
             members,
             environment or {},
+            reads_nothing,
         )
         members.append(process)
         self.running[process.pid] = process

@@ -23,6 +23,8 @@ from controller.domain.world import NO_ANSWER_YET, World
 
 MEMORY_STEP_MIB = 64
 """Free memory is shown rounded down to this."""
+FOREIGN_RECEIVER = "ForeignReceiver"
+"""The condition, and the agent's reason for it."""
 FACTS_SECONDS = 15.0
 """Facts that only moved wait so long: an agent reads memory and space every ten seconds, so that what a new VM or a
 move changed on its host, at once and at that reading, is one write."""
@@ -62,6 +64,7 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
             requests = (PutHost(node.name, desired),)
         phase = _show(node, live, conditions, refusal_of(requests, refused), events)
         requests = (*requests, *_unreserve(world, node, live))
+    events += _foreign_receiver(live, conditions)
     drained(world, node, conditions)
     if conditions.changed("Drained") and (told := conditions.of("Drained")) is not None:
         events.append(Event("Normal", told.reason, told.message))
@@ -92,8 +95,9 @@ def decide_node(world: World, node: XenNode, refused: tuple[Refused, ...] = ()) 
 
 
 def _show(node: XenNode, live: HostState, conditions: Conditions, no: Refusal | None, events: list[Event]) -> str:
-    if no is None and live.problems:
-        no = Refusal(reason=live.problems[0].reason, message="; ".join(p.message for p in live.problems))
+    problems = [one for one in live.problems if one.reason != FOREIGN_RECEIVER]
+    if no is None and problems:
+        no = Refusal(reason=problems[0].reason, message="; ".join(p.message for p in problems))
     if no is None and live.node != node.name:
         no = Refusal(
             reason="WrongHost",
@@ -118,6 +122,18 @@ def _show(node: XenNode, live: HostState, conditions: Conditions, no: Refusal | 
     if node.spec.maintenance:
         return "Maintenance"
     return "Ready" if node.spec.schedulable else "Cordoned"
+
+
+def _foreign_receiver(live: HostState | None, conditions: Conditions) -> list[Event]:
+    """A migration that somebody makes by hand ends there: the host is well, and takes no other meanwhile."""
+    if live is None:
+        conditions.keep(FOREIGN_RECEIVER)
+        return []
+    told = next((one for one in live.problems if one.reason == FOREIGN_RECEIVER), None)
+    if told is None:
+        return []
+    conditions.set(FOREIGN_RECEIVER, "True", told.reason, told.message)
+    return [Event("Warning", told.reason, told.message)] if conditions.changed(FOREIGN_RECEIVER) else []
 
 
 def _not_listening(node: XenNode, live: HostState) -> Refusal | None:

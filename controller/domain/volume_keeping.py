@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from agent.protocol import Refusal, VolumeState
 from controller.domain.actions import FINALIZER, Decision, Event, PutVolume, refusal_of
+from controller.domain.conditions import Conditions
 from controller.domain.split_brain import SplitBrain
 from controller.domain.verdict import Fencing
 from controller.domain.volume_case import VolumeCase
 from controller.domain.volume_report import Finalizer, conditions_of, decided
 from controller.domain.volume_status import COPYING, observed
 from controller.domain.world import HostView
+
+TWO_PRIMARIES = "TwoPrimariesAllowed"
+"""The condition, and the agents' reason for it."""
 
 
 def keep(case: VolumeCase) -> Decision:
@@ -49,6 +53,7 @@ def keep(case: VolumeCase) -> Decision:
         events.append(Event("Warning", trouble.reason, trouble.message))
     if not trouble and was_degraded:
         events.append(Event("Normal", "Redundant", f"{' and '.join(case.nodes)} are UpToDate again"))
+    events += _two_primaries_allowed(case, conditions)
     status = status.model_copy(update={"phase": phase})
     finalizer: Finalizer = None if FINALIZER in case.volume.metadata.finalizers else "add"
     return decided(case, status, conditions, requests, tuple(events), finalizer, bool(trouble or no))
@@ -113,6 +118,16 @@ def _sees_peer(view: VolumeState) -> bool:
     """Alone, a Primary with a disk stays what it is: to promote it again would take proof that its peer has nothing
     newer."""
     return view.peer is not None and view.peer.connection == "Connected"
+
+
+def _two_primaries_allowed(case: VolumeCase, conditions: Conditions) -> list[Event]:
+    """Somebody let DRBD take a second Primary: what each agent says of it. The volume is as good as before."""
+    found = [view.problem for view in case.known if view.problem is not None and view.problem.reason == TWO_PRIMARIES]
+    if not found:
+        return []
+    told = "; ".join(one.message for one in found)
+    conditions.set(TWO_PRIMARIES, "True", TWO_PRIMARIES, told)
+    return [Event("Warning", TWO_PRIMARIES, told)] if conditions.changed(TWO_PRIMARIES) else []
 
 
 def _trouble(case: VolumeCase, split: SplitBrain, no: Refusal | None) -> Refusal | None:

@@ -8,6 +8,7 @@ from controller.domain.actions import Request, record_ends
 from controller.domain.alone import good, unproved
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.vm_case import VmCase
+from controller.domain.world import vm_on
 
 OFF = ("absent", "halted", "crashed")
 """VmState.status without a domain: it is not there, or the guest ended by itself and stays so."""
@@ -161,10 +162,12 @@ def nowhere_else(case: VmCase) -> Refusal | None:
         if name == case.placement.node or host.live is None:
             continue
         for domain in case.domains(name):
+            there = vm_on(host, case.uid)
+            left = there.problem if there is not None and domain.kind != "main" else None
             return Refusal(
                 reason="DomainElsewhere",
                 message=f"{name} has domain {domain.name} (id {domain.domid}, uuid {domain.uuid}); "
-                "a VM runs on one host only",
+                f"a VM runs on one host only{f'. {left.message}' if left else ''}",
             )
     return None
 

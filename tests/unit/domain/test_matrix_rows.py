@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from agent.protocol import Refusal
 from controller.domain.actions import Decision, Operate, PutDomain, PutVolume
+from controller.domain.node import decide_node
 from tests.unit.domain.worlds import (
     VM_UID,
     Worlds,
@@ -156,6 +158,55 @@ def test_row_28_a_second_domain_made_by_hand_is_told_and_the_placed_one_goes_on(
     assert not worlds.decide_vm().requests
     worlds.tell("mk2", domains={}, volumes={"vm_shaolin": volume_state()})
     assert [put.body.state for put in asked(worlds.decide_vm(), PutDomain)] == ["Paused"]
+
+
+def test_row_39_what_the_agent_says_of_a_leftover_is_told_with_it() -> None:
+    worlds = howto(running=True)
+    why = Refusal(reason="LeftoverDomain", message="domain 9 may be the only copy")
+    worlds.tell(
+        "mk2",
+        domains={"9": domain_state(domid=9, name="shaolin--incoming", kind="incoming", state="paused")},
+        vms={VM_UID: vm_state(granted=False, status="absent", problem=why)},
+        volumes={"vm_shaolin": volume_state()},
+    )
+    stalled = conditions(worlds.decide_vm())["Stalled"]
+    assert stalled.reason == "DomainElsewhere"
+    assert "shaolin--incoming" in stalled.message
+    assert "domain 9 may be the only copy" in stalled.message
+
+
+def test_row_40_a_volume_that_may_have_two_primaries_says_so_and_is_as_good_as_before() -> None:
+    worlds = howto(running=True)
+    window = Refusal(reason="TwoPrimariesAllowed", message="DRBD on mk2 allows two Primaries")
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=peer(role="Primary"), problem=window)})
+    decision = worlds.decide_volume()
+    told = conditions(decision)["TwoPrimariesAllowed"]
+    assert (told.status, told.message) == ("True", window.message)
+    assert conditions(decision)["Ready"].status == "True"
+    assert [event.reason for event in decision.events] == ["TwoPrimariesAllowed"]
+    worlds.commit("DrbdVolume", "vm-shaolin", decision)
+    assert not worlds.decide_volume().events
+    worlds.tell("mk2", volumes={"vm_shaolin": volume_state(peer=peer(role="Primary"))})
+    assert "TwoPrimariesAllowed" not in conditions(worlds.decide_volume())
+
+
+def test_row_41_a_foreign_receiver_is_a_condition_of_its_host_which_is_well() -> None:
+    worlds = howto(running=True)
+    receiver = Refusal(reason="ForeignReceiver", message="process 199")
+
+    def decide() -> Decision:
+        node = worlds.world.objects.host("mk2").node
+        assert node is not None
+        return decide_node(worlds.world, node)
+
+    worlds.tell("mk2", problems=(receiver,))
+    decision = decide()
+    assert (conditions(decision)["ForeignReceiver"].status, conditions(decision)["Ready"].status) == ("True", "True")
+    assert "ForeignReceiver" in [event.reason for event in decision.events]
+    worlds.tell("mk2", problems=(receiver, Refusal(reason="XenUnreadable", message="no xl")))
+    assert conditions(decide())["Stalled"].message == "no xl"
+    worlds.tell("mk2", problems=())
+    assert "ForeignReceiver" not in conditions(decide())
 
 
 def test_row_35_a_clock_that_is_wrong_changes_no_request() -> None:

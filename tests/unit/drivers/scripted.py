@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from agent.host import Completed, Job, PipedProcess
+from agent.host import Completed, HostProcess, Job, PipedProcess
 
 Answer = tuple[int, str, str] | Callable[[], tuple[int, str, str]]
 
@@ -40,6 +40,9 @@ class ScriptedHost:
                 yield line
 
         yield each()
+
+    async def find_processes(self, programs: Collection[str]) -> tuple[HostProcess, ...]:
+        raise NotImplementedError
 
     async def read_text(self, path: str) -> str:
         if path not in self.files:
