@@ -5,7 +5,7 @@ what nobody here knows about. Two things prove that a copy is of no use to anybo
 
 - it has no processor: the receiver gives a copy its processors when all of its memory is here (xl list, VCPUs), so that
   one without never was a whole guest, and can never run;
-- the other host wrote to the VM's disk, again and again, long after this copy stood still: the guest went on there, and
+- the other host wrote to this copy's disk, again and again, long after it stood still: the guest went on there, and
   this memory with the disk as it is now would destroy its filesystem.
 
 The second counts only where the journal says, in this boot, that the VM was given away. Everything else stays as it is

@@ -146,20 +146,31 @@ class Leftovers:
         return None
 
     async def _count(self, uid: str, sight: Sight) -> Sight:
-        """What the other host wrote to the VM's disks. Raises DriverError, CommandTimedOut."""
+        """What the other host wrote to the copy's disks. Raises DriverError, CommandTimedOut."""
         record = self._store.get(uid)
         if record is None or record.granted or record.boot_id != self._context.boot_id:
             return sight
         # If it cannot be told now, what was counted is void
         self._sights[sight.domain.domid] = counted(sight, {}, self._context.host.monotonic())
         received: dict[str, int | None] = {}
-        for disk in record.disks:
-            before = await self._context.observer.read_resources([disk.resource])
-            count = await self._context.drbd.received_kib(disk.resource)
-            after = await self._context.observer.read_resources([disk.resource])
-            counts = [from_peer(one.get(disk.resource), count) for one in (before, after)]
-            received[disk.resource] = None if None in counts else count
+        for resource in await self._disks_of(sight.domain, record):
+            before = await self._context.observer.read_resources([resource])
+            count = await self._context.drbd.received_kib(resource)
+            after = await self._context.observer.read_resources([resource])
+            counts = [from_peer(one.get(resource), count) for one in (before, after)]
+            received[resource] = None if None in counts else count
         return counted(sight, received, self._context.host.monotonic())
+
+    async def _disks_of(self, copy: DomainState, record: VmRecord) -> list[str]:
+        """Volumes that the copy itself has as writable disks: the VM's may be other ones by now, and another VM's.
+
+        Raises DriverError, CommandTimedOut.
+        """
+        found = (one.disks for one in await self._context.observer.read_domains() if one.domid == copy.domid)
+        devices = {disk.device for disk in next(found, None) or ()}
+        devices -= {f"/dev/drbd{disk.minor}" for disk in record.disks if disk.mode == "r"}
+        volumes = self._context.observer.state.volumes.values()
+        return [one.resource for one in volumes if one.uid is not None and f"/dev/drbd{one.minor}" in devices]
 
     async def _remove(self, uid: str, domain: DomainState, why: str) -> None:
         """Journal, destroy, see it gone. Of the VM's own life the record says what it said. Raises DriverError."""

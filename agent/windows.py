@@ -122,7 +122,8 @@ class Windows:
 
     def _suspicious(self) -> bool:
         """Two Primaries are seen: it must be open."""
-        return any(two_primaries(self._context.observer.seen(name)) for name in self._context.observer.state.volumes)
+        ours = (name for name in self._context.observer.state.volumes if self._volumes.record(name) is not None)
+        return any(two_primaries(self._context.observer.seen(name)) for name in ours)
 
     async def _look_at(self, resource: str) -> None:
         now = self._context.host.monotonic()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from agent.drivers.xen_parse import parse_list
 from agent.foreign import receivers, receiving, senders, working
 from agent.host import HostProcess
 from agent.leftover_proof import (
@@ -189,6 +191,24 @@ def test_a_removal_that_was_begun_is_finished_in_the_same_boot_only() -> None:
         (Removal(domid=7, boot_id="boot-0"), False),
     ):
         assert isinstance(judge(facts(one, record(removing=begun, **AWAY), sight=sight)), Remove) == goes
+
+
+@pytest.mark.parametrize(
+    ("file", "is_half"),
+    [
+        ("handover/03-p-sigkill-dst.mk2-to-mk1.txt", True),  # its receiver was killed in the precopy
+        ("handover/03-p-cut-go.mk1-to-mk2.txt", False),  # the permission to go was lost
+        ("xl-list.during-migration.txt", True),
+    ],
+)
+def test_real_hosts_show_a_copy_without_processors_until_it_is_whole(file: str, is_half: bool) -> None:
+    lines = (Path(__file__).parents[1] / "samples" / file).read_text().splitlines()
+    head, dom0 = (next(line for line in lines if line.startswith(word)) for word in ("Name  ", "Domain-0"))
+    copies = [line for line in lines if line.startswith("shaolin--incoming") and "--p---" in line]
+    assert copies
+    for line in copies:
+        (copy,) = parse_list("\n".join((head, dom0, line)))
+        assert incomplete(copy) == is_half
 
 
 domains = st.builds(

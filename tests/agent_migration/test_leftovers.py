@@ -94,10 +94,13 @@ async def goes_on_at_the_source(pair: Pair) -> None:
     await pair.writes()
 
 
-async def left_here(pair: Pair, node: str, name: str) -> Domain:
-    """A whole, suspended copy whose disks are closed: an xl that was killed when it had demoted nothing else."""
+DISK = 'disk = ["format=raw,vdev=xvda,access=rw,script=block-xentandem,target=/dev/drbd1"]\n'
+
+
+async def left_here(pair: Pair, node: str, name: str, *, disk: str = DISK) -> Domain:
+    """A whole, suspended copy that does not hold its disk open: xl was killed in the middle of its end."""
     host = pair.simulation.hosts[node]
-    text = f'name = "{name}"\nuuid = "{UID}"\ntype = "pv"\nmemory = 32\nvcpus = 1\nkernel = "/boot/vmlinuz"\n'
+    text = f'name = "{name}"\nuuid = "{UID}"\ntype = "pv"\nmemory = 32\nvcpus = 1\nkernel = "/boot/vmlinuz"\n{disk}'
     await host.write_text("/tmp/left.cfg", text)
     assert (await host.run(["xl", "create", "-e", "-p", "/tmp/left.cfg"])).exit == 0
     domain = find(pair, node, name)
@@ -241,6 +244,14 @@ async def test_it_stays_while_the_guest_there_does_not_write(known: Pair) -> Non
     await stays(known, "mk1", left, "may be the only copy")
     await known.wish("mk2", epoch=2)
     await gone(known, "mk1", left)
+
+
+async def test_one_that_does_not_tell_its_disks_stays(known: Pair) -> None:
+    await known.move(epoch=1)
+    await known.ended("mk1", "move", "Succeeded")
+    left = await left_here(known, "mk1", AWAY, disk="")
+    await stays(known, "mk1", left, "may be the only copy")
+    await known.simulation.hosts["mk1"].run(["xl", "destroy", str(left.domid)])
 
 
 async def test_a_boot_in_between_is_no_release_for_what_is_there_now(known: Pair) -> None:
