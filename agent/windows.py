@@ -99,9 +99,9 @@ class Windows:
 
     async def _keep_closed(self) -> None:
         while True:
+            await self._context.host.sleep(TICK_SECONDS)
             await self._context.observer.quiet.over()
             await self.look()
-            await self._context.host.sleep(TICK_SECONDS)
 
     async def look(self) -> None:
         """Asks DRBD if it is time. Raises nothing but what ends the agent."""
