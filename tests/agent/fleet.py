@@ -35,6 +35,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 CHANGING = ("lvcreate", "lvchange", "lvrename", "lvremove", "mkfs.ext4", "drbdadm", "drbdsetup")
 READING = (
     ("drbdsetup", "events2"),
+    ("drbdsetup", "show"),
     ("drbdadm", "get-gi"),
     ("drbdadm", "dump-md"),
     ("drbdadm", "--version"),
