@@ -11,6 +11,7 @@ from agent.core import Context, within
 from agent.tls import peer_node
 
 LINE_LIMIT = 4096
+TELL_SECONDS = 300.0
 LIMIT_SECONDS = 10.0  # each for the handshake and the answer; the other side waits as long for the question
 
 
@@ -60,6 +61,22 @@ class Lines:
             return await within(self._context.host, LIMIT_SECONDS, line.ask(question))
         finally:
             self.hang_up(operation_id)
+
+    async def tell(self, operation_id: str, peer: Peer, what: dict[str, Any]) -> None:
+        """Ask until there is an answer, of whatever kind, or TELL_SECONDS are over. Raises nothing."""
+        log, end, pause = self._context.log(operation=operation_id), self._context.host.now() + TELL_SECONDS, 0.05
+        while True:
+            try:
+                answer = await self.ask(operation_id, peer, what)
+                if not answer.get("accepted"):
+                    log.warning("not taken", told=what["kind"], by=peer.node, answer=answer)
+                return
+            except (OSError, ValueError, TimeoutError) as error:
+                if self._context.host.now() > end:
+                    log.error("not told", what=what["kind"], to=peer.node, problem=str(error) or type(error).__name__)
+                    return
+            await self._context.host.sleep(pause)
+            pause = min(1.0, pause * 2)
 
     def hang_up(self, operation_id: str) -> None:
         """Close it, asked or not."""

@@ -101,7 +101,7 @@ class Progress:
 
 
 def ring(fifo: str) -> None:
-    """Wake the agent. Without one, or when it has not yet read what was written before, nothing is lost: it will look."""
+    """Wake the agent. Without one, or when it is awake already, nothing is lost: it will look."""
     with contextlib.suppress(OSError):
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         try:

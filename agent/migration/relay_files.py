@@ -17,6 +17,13 @@ from agent.migration.relay import BELL, Settings
 from agent.protocol import Refusal
 
 RELAY = Path(__file__).with_name("relay_start.py")
+_PHASE_OF_STAGE = {
+    "header": "Starting",
+    "precopy": "Precopy",
+    "tail": "StopAndCopy",
+    "sent": "StopAndCopy",
+    "go": "HandOver",
+}
 SAFE_WORD = re.compile(r"[A-Za-z0-9_./+:@%=,-]+")  # xl gives the relay's command to a shell
 
 
@@ -36,9 +43,14 @@ class Passed:
     refused: Refusal | None = None  # the target's word on the first line
     ended: str | None = None
 
+    @property
+    def phase(self) -> str:
+        """Of the source's operation (see source.PHASES)."""
+        return "HandOver" if self.ready or self.report is not None else _PHASE_OF_STAGE[self.stage]
+
 
 class RelayFiles:
-    """One folder of 0700; per operation `<id>.json` (0600), `<id>.progress` and a FIFO. All calls are short and local."""
+    """One folder of 0700; per operation `<id>.json` (0600), `<id>.progress` and its FIFO. Calls are short and local."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -25,6 +25,7 @@ from agent.preflight import leaving, look, wrote_alone
 from agent.protocol import DomainDesired, DomainState, MigrateSend, OperationCancel, OperationRequest, Refusal
 from agent.vm_disks import joined
 from agent.vm_effects import volume_uid
+from agent.vm_records import VmRecord
 from agent.vm_store import VmStore, config_path, domain_lock
 
 if TYPE_CHECKING:
@@ -33,17 +34,10 @@ if TYPE_CHECKING:
 FOLLOW_SECONDS = 0.2  # between two looks while the relay does not ring
 SILENCE_LIMIT = 300.0  # no byte, no message, and xl still there: given up before the permission to go
 XL_END_LIMIT = 120.0  # xl's own clean-up after its last word
-TELL_LIMIT = 300.0
+CHECK_HOLDS = 2.0  # seconds
 STEADY_SECONDS = 1.0
 DEMOTE_PATIENCE = 1.0  # DRBD is asked again and again so long, then it is looked for what holds the device
 PHASES = ("Starting", "Precopy", "StopAndCopy", "HandOver", "Demoted", "Done")
-_PHASE_OF_STAGE = {
-    "header": "Starting",
-    "precopy": "Precopy",
-    "tail": "StopAndCopy",
-    "sent": "StopAndCopy",
-    "go": "HandOver",
-}
 
 
 class Send:
@@ -58,6 +52,7 @@ class Send:
         self._store = VmStore(context)
         self._files = RelayFiles(context.state_dir / "relay")
         self._live: dict[str, Live] = {}
+        self._checked: dict[str, tuple[float, VmRecord | None]] = {}  # operations that were asked for just now
 
     def subject(self, request: OperationRequest) -> tuple[str, str]:
         body = _body(request)
@@ -68,7 +63,9 @@ class Send:
         if body.target == self._context.node:
             raise Refused("SameNode", f"{body.domain.name} cannot move from {body.target} to itself")
         self._files.check(request.id)
+        record = self._store.get(body.domain.uid)
         await self._guard(body.domain, own=None)
+        self._checked = {request.id: (self._context.host.monotonic(), record)}
 
     async def _guard(self, domain: DomainDesired, *, own: str | None) -> None:
         """Every reason against sending it, except that the operation `own` runs. Raises Refused."""
@@ -77,6 +74,12 @@ class Send:
             refusals = [one for one in refusals if one.reason != "OperationRunning"]
         if refusals:
             raise Refused.of(joined(refusals))
+
+    def _just_checked(self, operation: Operation) -> bool:
+        """Looking costs processes, and the move waits for it. What is done to a VM here is in its record before."""
+        since, record = self._checked.pop(operation.id, (float("-inf"), None))
+        fresh = self._context.host.monotonic() - since < CHECK_HOLDS
+        return fresh and record == self._store.get(operation.state.subject_uid)
 
     # --- the handler's calls ------------------------------------------------------------------------------------
 
@@ -143,7 +146,8 @@ class Send:
 
     async def _start_job(self, operation: Operation) -> None:
         body, live, scope = _body(operation.request), self._of(operation), _scope(operation.id)
-        await self._guard(body.domain, own=operation.id)
+        if not self._just_checked(operation):
+            await self._guard(body.domain, own=operation.id)
         self._files.write(
             operation.id,
             {
@@ -201,7 +205,7 @@ class Send:
 
     def _show(self, operation: Operation, meter: Meter, seen: Passed) -> None:
         """Phase and progress, as the relay saw them."""
-        phase = "HandOver" if seen.ready or seen.report is not None else _PHASE_OF_STAGE[seen.stage]
+        phase = seen.phase
         if PHASES.index(phase) > PHASES.index(operation.phase):
             operation.enter(phase, cancellable=not seen.go)
             if phase in ("StopAndCopy", "HandOver"):
@@ -282,23 +286,11 @@ class Send:
             raise Refused("LeftoverDomain", f"{what} is being destroyed on {self._context.node}")
 
     async def _tell(self, operation: Operation) -> None:
-        """Tell the target until it has heard; one that has no use for it any more has heard, too."""
-        body, pause = _body(operation.request), 0.05
+        """That this host has let go. A target that has no use for it any more has heard, too."""
+        body = _body(operation.request)
         question = {"kind": "released", "operation": operation.id, "epoch": body.domain.epoch + 1}
         question["alone"] = wrote_alone(self._context, body.domain)
-        log, end = self._context.log(operation=operation.id), self._context.host.now() + TELL_LIMIT
-        while True:
-            try:
-                answer = await self._relocation.lines.ask(operation.id, _target(operation), question)
-                if not answer.get("accepted"):
-                    log.warning("target did not take the release", answer=answer)
-                return
-            except (OSError, ValueError, TimeoutError) as error:
-                if self._context.host.now() > end:
-                    log.error("target was not told", problem=str(error) or type(error).__name__)
-                    return
-            await self._context.host.sleep(pause)
-            pause = min(1.0, pause * 2)
+        await self._relocation.lines.tell(operation.id, _target(operation), question)
 
     async def _end_xl(self, operation: Operation, *, limit: float = XL_END_LIMIT) -> None:
         """xl ends by itself after its last word; what does not end is ended with everything it started."""
