@@ -33,7 +33,7 @@ from agent.protocol import (
     Refusal,
     VmState,
 )
-from agent.quiet import Quiet
+from agent.quiet import Quiet, rest
 from agent.records import VolumeRecord, generation_key
 from agent.shared_reads import SharedRead
 from agent.signals import Rung
@@ -50,7 +50,6 @@ DRBD_SECONDS = 30.0  # although nothing rang: the bell itself may be dead
 SYNC_SECONDS = 0.5
 DOMAIN_SECONDS = 1.0
 BUSY_DOMAIN_SECONDS = 0.2
-REST = 19.0  # times what the last look took: a slow host is not kept busy by being looked at
 RETRY_SECONDS = 1.0
 DISKS_SECONDS = 5.0  # the domains' disks although no domain came, went or changed
 GENERATIONS_AT_ONCE = 4
@@ -206,10 +205,13 @@ class Observer:
             self._context.tasks.spawn(loop, name=f"observe {name}")
 
     async def _keep(self, seconds: float, read: Callable[[], Awaitable[None]]) -> None:
+        took = 0.0
         while True:
-            await self._context.host.sleep(seconds)
+            await self._context.host.sleep(max(seconds, rest(took)))
             await self.quiet.over()
+            begun = self._context.host.now()
             await read()
+            took = self._context.host.now() - begun
 
     async def _read_storage(self) -> None:
         await self._try(self.read_logical_volumes)
@@ -221,11 +223,11 @@ class Observer:
         took = 0.0
         while True:
             busy = any(one.outcome is None and one.kind in MOVES for one in self.state.operations.values())
-            pause = max(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS, REST * took)
-            news = await rang(self._context, self._domain_ring, min(pause, DISKS_SECONDS))
+            pause = max(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS, rest(took))
+            news = await rang(self._context, self._domain_ring, pause)
             await self.quiet.over()
             begun = self._context.host.now()
-            news = news or self._context.host.now() - full >= DISKS_SECONDS
+            news = news or begun - full >= DISKS_SECONDS
             if not news:
                 before = self.state.domains
                 await self._try(self.read_domain_list)

@@ -9,6 +9,8 @@ from agent.host import Host
 from agent.signals import Signal
 
 LIMIT_SECONDS = 15.0
+REST = 19.0  # times what the last look took ...
+LONGEST_REST = 15.0  # ... but not more
 
 
 class Quiet:
@@ -31,3 +33,8 @@ class Quiet:
         while (left := max(self._until.values(), default=0.0) - self._host.now()) > 0:
             with contextlib.suppress(TimeoutError):
                 await within(self._host, left, self._ended.wait())
+
+
+def rest(took: float) -> float:
+    """Seconds until the next look, after one that took so long: a slow host is not kept busy by being looked at."""
+    return min(REST * took, LONGEST_REST)

@@ -32,6 +32,8 @@ TYPED_TESTS = (
 TYPED_PACKAGES = ("tests.conformance",)  # whose modules tests/lab imports by that name
 
 LAB_TESTS = ("tests/lab",)
+BRIEF = ("-m", "brief")
+"""Those of them that every change passes: what fits into a run of all tests."""
 
 FENCE_PROGRAMS = {"fence_ipmilan": "fence-agents", "ipmitool": "ipmitool", "ipmi_sim": "openipmi"}
 """What tests/unit/power runs: the program, and the Debian package that has it."""
@@ -152,16 +154,16 @@ def _programs_problem() -> str:
 
 
 def _tests(results: list[Result], *, lab: bool) -> list[Result]:
-    """All tests; with `lab` those on real hosts too, after the others: they want the machine for themselves."""
-    why_not = tools.why_not() or "they take long"
+    """All tests; with `lab` brief ones on real hosts, too, after the others: they want the machine for themselves."""
+    why_not = tools.why_not() or "hack/test --lab: some of them"
     workers = max(2, min(4, os.cpu_count() or 2))
     suites = [("tests", ["-n", str(workers), "--dist", "loadgroup", *(f"--ignore={path}" for path in LAB_TESTS)])]
     if lab:
-        suites.append(("tests on real Xen hosts", [*LAB_TESTS, "--durations=10"]))
+        suites.append(("tests on real Xen hosts", [*LAB_TESTS, *BRIEF, "--durations=10"]))
     for name, arguments in suites:
         told = [str(result) for result in results]
         if not lab:
-            told.append(f"left out: the tests on real Xen hosts ({why_not}); hack/test {' '.join(LAB_TESTS)} runs them")
+            told.append(f"left out: the tests on real Xen hosts ({why_not}; hack/test {' '.join(LAB_TESTS)}: all)")
         if missing := _missing_programs():
             told.append(f"left out: the tests of fence agents that need {', '.join(missing)} (hack/test --prepare)")
         begun = time.monotonic()

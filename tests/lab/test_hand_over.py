@@ -6,6 +6,8 @@ are those of the failure table in docs/lab.md.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.lab.faults import AFTER, BEFORE, FROM_ME_IS_LOST, HOLD, TO_ME_IS_LOST, Faults
 from tests.lab.hosts import NAME, Hosts, peer_of
 
@@ -49,6 +51,7 @@ async def test_go_is_lost(arriving: Hosts) -> None:
     await taken_back(arriving, "Cancelled")
 
 
+@pytest.mark.brief
 async def test_row_18_the_report_is_lost_and_both_agents_are_killed(arriving: Hosts) -> None:
     """The copy is whole on the target and waits for the source's word; both wait for the controller's, agents or no."""
     faults = Faults(arriving)

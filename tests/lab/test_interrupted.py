@@ -103,6 +103,7 @@ async def test_both_agents_are_killed(copying: Hosts) -> None:
     await failed_and_goes_on(copying)
 
 
+@pytest.mark.brief
 async def test_rows_20_26_the_cable_is_pulled_and_the_sources_agent_killed(copying: Hosts) -> None:
     """An ordinary loss of the peer, and no end of the move: both streams pick up again, and xl has its own scope."""
     copying.lab.set_link("mk1", "mk2", up=False)

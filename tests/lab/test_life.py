@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.protocol import DomainRemoval, VolumeRemoval
 from tests.lab.hosts import NAME, RESOURCE, SIZE, UID, VOLUME_UID, Hosts
 
 
+@pytest.mark.brief
 async def test_the_agents_see_their_hosts(clean: Hosts) -> None:
     for name in ("mk1", "mk2"):
         state = await clean.becomes(name, "facts", lambda state: state.facts.volume_groups is not None)
@@ -51,6 +54,7 @@ async def test_a_volume(clean: Hosts) -> None:
     )
 
 
+@pytest.mark.brief
 async def test_a_vm_runs_and_stops(synced: Hosts) -> None:
     await synced.run_vm()
     assert synced.answers_ping("mk1")

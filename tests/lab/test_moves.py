@@ -36,6 +36,7 @@ async def there_and_back(hosts: Hosts, **changes: Any) -> None:
     hosts.nothing_lost("mk1", "mk2")
 
 
+@pytest.mark.brief
 async def test_pv_there_and_back(running: Hosts) -> None:
     if running.lab.plan.xen == "security":
         request = PreflightRequest(side="source", domain=running.wish())
