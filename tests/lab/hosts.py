@@ -142,8 +142,7 @@ class Hosts:
 
     async def make_volume(self) -> None:
         """On mk1 and mk2, synced, Primary on mk1."""
-        for name in ("mk1", "mk2"):
-            await self.put_volume(name)
+        await asyncio.gather(self.put_volume("mk1"), self.put_volume("mk2"))
         await self.becomes("mk1", "Connected", lambda state: peer_of(state) == ("Connected", "Inconsistent"))
         await self.operate("mk1", "sync", InitialSync(resource=RESOURCE, uid=VOLUME_UID))
         await self.ended("mk1", "sync")
