@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NAME = "xentandem-fence"
 POLL_SECONDS = 0.01
 NOT_FOUND = 127  # sh(1)
+BARE = ("/bin/sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')  # the kernel starts its helpers without standard streams
 
 
 async def program(process: Process) -> int:
@@ -23,16 +24,14 @@ async def program(process: Process) -> int:
     path = Path(process.argv[0])
     if not path.exists():  # noqa: ASYNC240  # a local file
         return NOT_FOUND
-    argv = [sys.executable, "-IS", str(path), *process.argv[1:]]
-    child = subprocess.Popen(argv, env=process.environment, stderr=subprocess.PIPE)  # noqa: ASYNC220  # polled
+    argv = [*BARE, sys.executable, "-IS", str(path), *process.argv[1:]]
+    child = subprocess.Popen(argv, env=process.environment)  # noqa: ASYNC220  # polled
     try:
         while child.poll() is None:  # noqa: ASYNC110  # of the machine, not of the loop: nothing tells
             await asyncio.sleep(POLL_SECONDS)
-        assert child.stderr is not None
-        process.stderr.put(child.stderr.read())
     finally:
         child.kill()
-        child.communicate()
+        child.wait()
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 

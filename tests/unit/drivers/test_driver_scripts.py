@@ -156,3 +156,19 @@ def test_the_fence_handler_takes_only_what_an_agent_may_answer(said: bytes, tmp_
         connection.close()
     asking.communicate(timeout=30)
     assert asking.returncode == 1
+
+
+def test_the_fence_handler_needs_no_standard_streams(tmp_path: Path) -> None:
+    """The kernel starts its helpers without any: what the agent answered must be the exit status all the same."""
+    handler = tmp_path / "xentandem-fence"
+    shutil.copy(SCRIPTS / "xentandem-fence", handler)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(tmp_path / "fence.sock"))
+        door.listen()
+        bare = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable, "-IS", str(handler)]
+        asking = subprocess.Popen(bare, env={"DRBD_RESOURCE": "r", "PATH": os.defpath})
+        connection, _ = door.accept()
+        assert b'"resource": "r"' in connection.recv(4096)
+        connection.sendall(b'{"exit": 4, "why": "verdict 1"}\n')
+        assert asking.wait(timeout=30) == 4
+        connection.close()
