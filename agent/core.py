@@ -242,6 +242,24 @@ def time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class NotHeld(Exception):
+    """Somebody else has had the lock all the time."""
+
+
+@asynccontextmanager
+async def held_within(context: Context, name: str, seconds: float) -> AsyncIterator[None]:
+    """The lock of that name, waited for at most so long. Raises NotHeld."""
+    hold = context.locks.hold(name)
+    try:
+        await within(context.host, seconds, hold.__aenter__())
+    except TimeoutError:
+        raise NotHeld(name) from None
+    try:
+        yield
+    finally:
+        await hold.__aexit__(None, None, None)
+
+
 async def within(host: Host, seconds: float, work: Awaitable[T]) -> T:
     """The result of `work`, or TimeoutError after that many seconds of the host's clock; `work` is cancelled then."""
     task = asyncio.ensure_future(work)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from agent.core import Context, Refused, within
+from agent.core import Context, NotHeld, Refused, held_within, within
 from agent.domain_view import of_vms
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
@@ -307,15 +307,11 @@ class Domains:
 @asynccontextmanager
 async def _held(context: Context, uid: str) -> AsyncIterator[None]:
     """The VM's lock, waited for at most RELEASE_WAIT seconds. Raises Refused("Busy")."""
-    hold = context.locks.hold(domain_lock(uid))
     try:
-        await within(context.host, RELEASE_WAIT, hold.__aenter__())
-    except TimeoutError:
+        async with held_within(context, domain_lock(uid), RELEASE_WAIT):
+            yield
+    except NotHeld:
         raise Refused("Busy", f"a change of this VM is under way on {context.node}; try again") from None
-    try:
-        yield
-    finally:
-        await hold.__aexit__(None, None, None)
 
 
 async def _wait(context: Context, ring: Flag, seconds: float | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.core import Context, Refused, within
+from agent.core import Context, NotHeld, Refused, held_within
 from agent.drivers.errors import DriverError
 from agent.foreign import PROGRAMS, receiving
 from agent.host import CommandTimedOut, HostProcess
@@ -102,21 +102,17 @@ class Leftovers:
             del self._sights[domain.domid]  # its own business; afterwards everything is seen anew
             self._say(uid, None)
             return
-        lock = self._context.locks.hold(domain_lock(uid))
         try:
-            await within(self._context.host, LOCK_SECONDS, lock.__aenter__())
-        except TimeoutError:
+            async with held_within(self._context, domain_lock(uid), LOCK_SECONDS):
+                self._say(uid, await self._decide(uid, domain))
+        except NotHeld:
             return
-        try:
-            self._say(uid, await self._decide(uid, domain))
         except Refused as error:
             self._say(uid, error.refusal)
         except DriverError as error:
             self._say(uid, Refusal(reason=error.reason, message=error.message))
         except (CommandTimedOut, OSError) as error:
             self._say(uid, Refusal(reason="Unreadable", message=str(error)))
-        finally:
-            await lock.__aexit__(None, None, None)
 
     async def _decide(self, uid: str, domain: DomainState) -> Refusal | None:
         """The caller holds the VM's lock. What it finds last is the domain itself: nothing is asked after that."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.core import Context, Refused, within
+from agent.core import Context, NotHeld, Refused, held_within
 from agent.drivers.errors import DriverError
 from agent.foreign import told, working
 from agent.host import CommandTimedOut, HostProcess
@@ -130,17 +130,13 @@ class Windows:
         if resource not in self._open:
             self._context.log(object=resource).warning("two Primaries are allowed")
         self._open.setdefault(resource, now)
-        lock = self._context.locks.hold(f"volume:{resource}")
         try:
-            await within(self._context.host, LOCK_SECONDS, lock.__aenter__())
-        except TimeoutError:
+            async with held_within(self._context, f"volume:{resource}", LOCK_SECONDS):
+                against = await self._decide(resource)
+        except NotHeld:
             return
-        try:
-            against = await self._decide(resource)
         except (Refused, DriverError, CommandTimedOut, OSError) as error:
             against = Refusal(reason="TwoPrimariesAllowed", message=f"{resource} on {self._context.node}: {error}")
-        finally:
-            await lock.__aexit__(None, None, None)
         if against is None:
             self._closed(resource)
         else:
