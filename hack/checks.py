@@ -61,6 +61,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if arguments == ["--prepare"]:
         return _prepare()
+    if "--lab" in arguments and (why_not := tools.why_not()):
+        print(f"hack/test --lab: {why_not}", file=sys.stderr)
+        return 1
     try:
         if arguments and not {"--checks", "--lab"} & set(arguments):
             return _pytest(arguments)
