@@ -55,6 +55,8 @@ class Tick:
 class Hosts:
     """mk1, mk2 ... of a lab that is on."""
 
+    uid = UID  # of the VM that is looked at: a controller's has its object's
+
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         files = agents.controller_files(lab.folder)
@@ -175,9 +177,9 @@ class Hosts:
 
     async def vm_becomes(self, name: str, status: str) -> VmState:
         def so(state: HostState) -> bool:
-            return UID in state.vms and state.vms[UID].status == status
+            return self.uid in state.vms and state.vms[self.uid].status == status
 
-        return (await self.becomes(name, f"{NAME} {status}", so)).vms[UID]
+        return (await self.becomes(name, f"{NAME} {status}", so)).vms[self.uid]
 
     async def run_vm(self, name: str = "mk1", **changes: Any) -> None:
         await self.put_domain(name, **changes)
@@ -322,7 +324,9 @@ class Hosts:
             if not self.lab.machine(where).on():
                 continue
             left = [
-                one.name for one in self.domains(where) if one.uuid == UID or NAME in one.name or "null" in one.name
+                one.name
+                for one in self.domains(where)
+                if one.uuid == self.uid or NAME in one.name or "null" in one.name
             ]
             assert left == ([NAME] if where == name else []), await self.story()
             assert (await self.volume(where)).role == ("Primary" if where == name else "Secondary")

@@ -111,6 +111,7 @@ async def ruled(lab: Lab, cluster: devcluster.Cluster) -> AsyncIterator[Ruled]:
     try:
         made.apply(*manifests(lab))
         await made.until("xvm", NAME, "running", lambda status: status.get("phase") == "Running")
+        made.hosts.uid = made.get("xvm", NAME)["metadata"]["uid"]
         await made.until("dvol", VOLUME, "under fencing", lambda status: bool(status.get("fenced")))
         await made.hosts.writes("mk1")
         yield made
