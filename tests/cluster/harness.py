@@ -46,6 +46,7 @@ M = TypeVar("M", bound=ApiObject)
 
 QUICK_LEASE = Timing(duration=3.0, renew_deadline=2.0, retry=0.5)
 POLL_SECONDS = 0.05
+REST_SECONDS = 1.5
 MERGE_PATCH = "application/merge-patch+json"
 KERNEL = "/boot/xenU/vmlinuz-2.6.16.49-xenU-r1"
 FINALIZERS_OFF: Manifest = {"metadata": {"finalizers": []}}
@@ -304,16 +305,22 @@ class Scene:
         except TimeoutError:
             raise AssertionError(await self._told(f"{name} did not see within {seconds:g} s: {what}", None)) from None
 
-    async def until_settled(self, quiet: float = 1.5, seconds: float = 60.0) -> None:
-        """Until the newest controller has written nothing for a while and nothing waits to be looked at."""
+    async def until_settled(self, unwritten: float = 0.0, seconds: float = 60.0) -> None:
+        """Until the newest controller has rested a while, and written nothing for `unwritten` seconds.
+
+        Looks that find nothing new may come meanwhile: what waits for a host is looked at again and again.
+        """
         controller = next(reversed(self._runs))
         deadline = time.monotonic() + seconds
-        seen, since = -1, time.monotonic()
-        while time.monotonic() - since < quiet:
+        writes, written = -1, time.monotonic()
+        busy = written
+        while time.monotonic() < max(written + unwritten, busy + REST_SECONDS):
             assert time.monotonic() < deadline, await self._told("the controller does not come to rest", None)
-            writes = object_writes(controller)
-            if writes != seen or len(controller.queue) or controller.shell.lanes.busy:
-                seen, since = writes, time.monotonic()
+            if (now := object_writes(controller)) != writes:
+                writes = now
+                written = busy = time.monotonic()
+            if len(controller.queue) or controller.shell.lanes.busy:
+                busy = time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
 
     async def runs_only_on(self, vm: XenVM, node: str) -> None:

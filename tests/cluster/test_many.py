@@ -63,7 +63,7 @@ async def test_vms_applied_at_once_never_overcommit_a_hosts_memory(
         await scene.until_true(lambda: sum(bool(truth.running(uid)) for uid in uids) == 3, "three run")
         for name in names:
             await scene.until("XenVM", name, lambda vm: is_ready(vm) or reason(vm, "Stalled") == "NoHostFits")
-        await scene.until_settled(quiet=26.0)  # agents read free memory every 10 s, and what waits looks every 15 s
+        await scene.until_settled(unwritten=26.0)  # agents read free memory every 10 s, what waits looks every 15 s
         assert object_writes(scene.controllers[-1]) <= 6 * len(names) + 2 * len(scene.names)
         vms = [await scene.vm(name) for name in names]
         placed = [vm.status.placement.node for vm in vms if vm.status.placement]
