@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agent.gone import Gone
     from agent.journal import Journal
     from agent.leftovers import Leftovers
+    from agent.looks import Looks
     from agent.observer import Observer
     from agent.operations import Operations
     from agent.records import VolumeRecord
@@ -220,6 +221,7 @@ class Context:
     tasks: Tasks = field(default_factory=Tasks)
     # Set by the daemon in this order, before any service's start().
     observer: Observer = field(init=False)
+    looks: Looks = field(init=False)
     operations: Operations = field(init=False)
     gone: Gone = field(init=False)
     volumes: VolumeService = field(init=False)

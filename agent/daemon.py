@@ -20,6 +20,7 @@ from agent.host import CommandTimedOut, Host
 from agent.journal import Journal
 from agent.killable import KillableHost
 from agent.leftovers import Leftovers
+from agent.looks import Looks
 from agent.migration import Relocation
 from agent.observer import Observer
 from agent.operations import Operations
@@ -106,6 +107,7 @@ class Agent:
         )
         promises = Promises(journal)
         context.observer = Observer(context, term=promises.term, desired=promises.desired)
+        context.looks = Looks(context)
         context.gone = Gone(context)
         context.operations = Operations(context)
         volumes = Volumes(context)

@@ -7,14 +7,12 @@ compares; each agent answers for what it alone can see.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.core import Context
-from agent.drivers.errors import DriverError
 from agent.foreign import receiving, senders, told
-from agent.host import CommandTimedOut, HostProcess
+from agent.host import HostProcess
 from agent.leftovers import find_processes
 from agent.protocol import (
     DOMAIN_OVERHEAD_MIB,
@@ -54,18 +52,13 @@ class Seen:
     processes: tuple[HostProcess, ...] | None = ()  # those that move, save or restore domains
 
 
-async def look(context: Context, domain: DomainDesired) -> Seen:
-    """Read everything that a preflight weighs. Raises nothing but what ends the agent."""
-    domains: Sequence[DomainState] | None = None
-    drbd: Mapping[str, DrbdResource] | None = None
-    facts = HostFacts()
+async def look(context: Context, domain: DomainDesired, *, recent: bool = False) -> Seen:
+    """Read everything that a preflight weighs; `recent`: or what was read a moment ago. Raises nothing."""
+    if recent:
+        found = await context.looks.recent(disk.resource for disk in domain.config.disks)
+    else:
+        found = await context.looks.now()
     files: dict[str, bool] = {}
-    with suppress(DriverError, CommandTimedOut):
-        domains = await context.observer.read_domains()
-    with suppress(DriverError, CommandTimedOut):
-        drbd = await context.observer.read_drbd()
-    with suppress(DriverError, CommandTimedOut):
-        facts = await context.xen.host_facts()
     for path in (domain.config.kernel, domain.config.ramdisk):
         if path is not None:
             files[path] = await context.host.exists(path)
@@ -73,10 +66,10 @@ async def look(context: Context, domain: DomainDesired) -> Seen:
     return Seen(
         listening=context.migration.port != 0,
         node=context.node,
-        facts=facts,
+        facts=found.facts or HostFacts(),
         desired=context.observer.state.desired,
-        domains=domains,
-        drbd=drbd,
+        domains=found.domains,
+        drbd=found.drbd,
         files=files,
         record=VmStore(context).get(domain.uid),
         alone=tuple(wrote_alone(context, domain)),

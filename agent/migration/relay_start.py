@@ -21,10 +21,14 @@ def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
     return found is None or "aes" in found[1].split()
 
 
-if __name__ == "__main__":
+def choose_cipher() -> None:
+    """For this process and what it starts, before it imports `ssl`: Python 3.11 has no call for TLS 1.3's ciphers."""
     if not has_aes():
-        # Read when `ssl` is imported; Python 3.11 has no call for TLS 1.3's ciphers
         os.environ["OPENSSL_CONF"] = os.path.join(HERE, "openssl-chacha20.cnf")
+
+
+if __name__ == "__main__":
+    choose_cipher()
     from agent.migration.relay import main
 
     sys.exit(main(sys.argv[1:]))

@@ -25,7 +25,6 @@ from agent.preflight import leaving, look, wrote_alone
 from agent.protocol import DomainDesired, DomainState, MigrateSend, OperationCancel, OperationRequest, Refusal
 from agent.vm_disks import joined
 from agent.vm_effects import volume_uid
-from agent.vm_records import VmRecord
 from agent.vm_store import VmStore, config_path, domain_lock
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 FOLLOW_SECONDS = 0.2  # between two looks while the relay does not ring
 SILENCE_LIMIT = 300.0  # no byte, no message, and xl still there: given up before the permission to go
 XL_END_LIMIT = 120.0  # xl's own clean-up after its last word
-CHECK_HOLDS = 2.0  # seconds
 STEADY_SECONDS = 1.0
 DEMOTE_PATIENCE = 1.0  # DRBD is asked again and again so long, then it is looked for what holds the device
 PHASES = ("Starting", "Precopy", "StopAndCopy", "HandOver", "Demoted", "Done")
@@ -52,7 +50,6 @@ class Send:
         self._store = VmStore(context)
         self._files = RelayFiles(context.state_dir / "relay")
         self._live: dict[str, Live] = {}
-        self._checked: dict[str, tuple[float, VmRecord | None]] = {}  # operations that were asked for just now
 
     def subject(self, request: OperationRequest) -> tuple[str, str]:
         body = _body(request)
@@ -63,23 +60,15 @@ class Send:
         if body.target == self._context.node:
             raise Refused("SameNode", f"{body.domain.name} cannot move from {body.target} to itself")
         self._files.check(request.id)
-        record = self._store.get(body.domain.uid)
         await self._guard(body.domain, own=None)
-        self._checked = {request.id: (self._context.host.monotonic(), record)}
 
     async def _guard(self, domain: DomainDesired, *, own: str | None) -> None:
         """Every reason against sending it, except that the operation `own` runs. Raises Refused."""
-        refusals = leaving(await look(self._context, domain), domain)
+        refusals = leaving(await look(self._context, domain, recent=True), domain)
         if own is not None:
             refusals = [one for one in refusals if one.reason != "OperationRunning"]
         if refusals:
             raise Refused.of(joined(refusals))
-
-    def _just_checked(self, operation: Operation) -> bool:
-        """Looking costs processes, and the move waits for it. What is done to a VM here is in its record before."""
-        since, record = self._checked.pop(operation.id, (float("-inf"), None))
-        fresh = self._context.host.monotonic() - since < CHECK_HOLDS
-        return fresh and record == self._store.get(operation.state.subject_uid)
 
     # --- the handler's calls ------------------------------------------------------------------------------------
 
@@ -146,8 +135,7 @@ class Send:
 
     async def _start_job(self, operation: Operation) -> None:
         body, live, scope = _body(operation.request), self._of(operation), _scope(operation.id)
-        if not self._just_checked(operation):
-            await self._guard(body.domain, own=operation.id)
+        await self._guard(body.domain, own=operation.id)
         self._files.write(
             operation.id,
             {

@@ -72,7 +72,7 @@ class Receive:
         self._context.gone.check(body.domain.uid)
         if body.source == self._context.node:
             raise Refused("SameNode", f"{body.domain.name} cannot move from {body.source} to itself")
-        seen = await look(self._context, body.domain)
+        seen = await look(self._context, body.domain, recent=True)
         if refusals := arriving(seen, body.domain, source=body.source):
             raise Refused.of(joined(refusals))
         if seen.record is not None and seen.record.granted and seen.record.epoch >= body.domain.epoch:

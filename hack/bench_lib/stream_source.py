@@ -14,14 +14,19 @@ import fcntl
 import os
 import resource
 import socket
-import ssl
 import struct
 import sys
 import threading
 import time
 from typing import Any
 
-from agent.migration import relay, stream
+from agent.migration import relay_start
+
+relay_start.choose_cipher()  # as the relay's own start does
+
+import ssl  # noqa: E402
+
+from agent.migration import relay, stream  # noqa: E402
 
 PAGES, TOGETHER, PAGE = 12288, 1024, 4096  # 48 MiB
 

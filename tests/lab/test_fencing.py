@@ -38,8 +38,9 @@ def kubectl(cluster: devcluster.Cluster, *arguments: str, stdin: str = "") -> st
     return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[devcluster.Cluster]:
+    """With nothing in it, as the hosts are clean: volumes of another test would be ones that were lost."""
     with devcluster.start() as running:
         kubectl(running, "apply", "--server-side", "-f", str(PROJECT / "crds"))
         kubectl(running, "wait", "--for=condition=Established", "--timeout=60s", "-f", str(PROJECT / "crds"))
