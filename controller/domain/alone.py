@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from agent.protocol import Refusal
-from controller.domain.verdict import PEER_DISKLESS, Fencing
+from controller.domain.verdict import NOT_UP_TO_DATE, PEER_DISKLESS, Fencing, Reason
 from controller.domain.volume_case import VolumeCase
+
+PENDING = "VerdictPending"
 
 
 def by_verdict(volume: VolumeCase, node: str) -> bool:
@@ -20,7 +22,25 @@ def good(volume: VolumeCase, node: str) -> Refusal | None:
         return Refusal(reason="ReplicaMissing", message=f"{node} does not show the replica of {name}")
     if view.disk == "UpToDate" or (view.disk == "Consistent" and by_verdict(volume, node)):
         return None
-    return Refusal(reason="DiskNotUpToDate", message=f"{name} is {view.disk} on {node}, not UpToDate")
+    told = f"{name} is {view.disk} on {node}, not UpToDate"
+    if view.disk != "Consistent":
+        return Refusal(reason="DiskNotUpToDate", message=told)
+    answer, other = Fencing(volume).answer(node), next((one for one in volume.nodes if one != node), "its peer")
+    if isinstance(answer, Reason):
+        return Refusal(reason=PENDING, message=f"{told}: the verdict that {other} is behind comes first")
+    if answer.reason != NOT_UP_TO_DATE:
+        return Refusal(reason=answer.reason, message=f"{told}: {answer.message}")
+    return Refusal(
+        reason="DiskNotUpToDate",
+        message=f"{told}: it was good when it lost {other}, which may have newer data. It is used when they see each"
+        f" other again, or when {other} is off for good and you say so: outOfService: true on XenNode {other}",
+    )
+
+
+def good_once_placed(volume: VolumeCase, node: str) -> Refusal | None:
+    """The same for a VM that is to be placed there: what waits for its placement alone is no reason against it."""
+    no = good(volume, node)
+    return None if no is not None and no.reason == PENDING else no
 
 
 def unproved(volume: VolumeCase, node: str) -> Refusal | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.protocol import Refusal
 from controller.api.xenvm import XenVM
-from controller.domain.alone import good, unproved
+from controller.domain.alone import good_once_placed, unproved
 from controller.domain.placement import free_memory, memory_needed, unfit
 from controller.domain.vm_case import VmCase, ended_for_good
 from controller.domain.world import World
@@ -65,7 +65,9 @@ def _no_room(case: VmCase, name: str, needed: int, free: dict[str, int]) -> Refu
     if no is not None or host.live is None:
         return Refusal(reason="HostNotUsable", message=no or "unknown")
     for volume in case.volume_cases:
-        bad = good(volume, name) or (unproved(volume, name) if any(one.off for one in volume.hosts) else None)
+        bad = good_once_placed(volume, name)
+        if bad is None and any(one.off for one in volume.hosts):
+            bad = unproved(volume, name)
         if bad is not None:
             return bad
     if name not in free:

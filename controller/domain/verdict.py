@@ -19,6 +19,7 @@ from controller.domain.world import HostView, operation_on, vm_on
 
 ENDED = "Redundant"
 PEER_DISKLESS = "PeerDiskless"
+NOT_UP_TO_DATE = "NotUpToDate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ class Fencing:
         if len(set(self.case.nodes)) != 2:
             return ()
         return tuple(
-            node for node in self.case.nodes if self._asks(node) or self._alone(node) or self._copy_waits(node)
+            node
+            for node in self.case.nodes
+            if self._asks(node) or self._alone(node) or self._copy_waits(node) or self._came_back(node)
         )
 
     def _asks(self, node: str) -> bool:
@@ -136,6 +139,23 @@ class Fencing:
             for move in moves
         )
 
+    def _came_back(self, node: str) -> bool:
+        """Both hosts lost power, and this one alone came back: its VM waits, and nobody asks DRBD before a verdict."""
+        if not self._good_without(node):
+            return False
+        placed = [vm.status.placement for vm in self.case.consumers]
+        return any(one is not None and one.node == node for one in placed)
+
+    def _good_without(self, node: str) -> bool:
+        """Good when it lost a peer that is off now, and never wrote without a record: it has every write (row 23)."""
+        view = self.case.view(node)
+        return (
+            view is not None
+            and (view.role, view.disk) == ("Secondary", "Consistent")
+            and self._other(node).off
+            and (view.peer is None or view.peer.connection != "Connected")
+        )
+
     def answer(self, node: str) -> Reason | Refusal:
         """To one asker, as the record and the facts are now."""
         held, view = self.held, self.case.view(node)
@@ -149,9 +169,9 @@ class Fencing:
                 message=f"verdict {held.number} stands for {held.survivor} ({held.reason}):"
                 f" {node} may lack what was written there",
             )
-        if view is None or view.disk != "UpToDate":
+        if view is None or (view.disk != "UpToDate" and not self._good_without(node)):
             disk = view.disk if view is not None else "unknown"
-            return Refusal(reason="NotUpToDate", message=f"the disk of {node} is {disk}, not UpToDate")
+            return Refusal(reason=NOT_UP_TO_DATE, message=f"the disk of {node} is {disk}, not UpToDate")
         if view.role == "Primary":
             return self._as_primary(node)
         return self._as_secondary(node, view)
@@ -203,7 +223,7 @@ class Fencing:
                     message=f"{other.name} is off, and was last seen to have gone on alone by its policy: {node} may"
                     " lack what was written there",
                 )
-            return Reason("Fenced", f"{other.name} is known to be off; {node} is UpToDate")
+            return Reason("Fenced", f"{other.name} is known to be off; {node} is {view.disk}")
         if (handed := self._handed_over(node)) is not None:
             return handed
         seen = self.case.view(other.name)

@@ -9,6 +9,7 @@ from controller.api.xenvm import XenVM
 from controller.api.xenvm_status import Placement
 from controller.domain import grants, hand_over, migration
 from controller.domain.actions import PASSING, RECORD_ENDS, Decision, PutDomain, Refused, due, record_ends, refusal_of
+from controller.domain.alone import PENDING
 from controller.domain.engine import blocked, position, refusals
 from controller.domain.move import left_open
 from controller.domain.plans.start_vm import OFF, START_VM, STOP_VM, nowhere_else, stop_problem
@@ -24,6 +25,7 @@ WAITS = (
     *("VolumeNotFound", "VolumeNotReady", "VolumeDeleting", "AgentUnreachable", "NodeNotFound", "OperationOpen"),
     "HostLives",  # or DRBD has not noticed yet that it does not
     "PrimaryElsewhere",  # whoever has no use for it demotes it; a VM that has one is a reason of its own
+    PENDING,  # the volume's own decision records it
     RECORD_ENDS,
 )
 """Reasons that pass without anybody touching the VM: in progress, not stalled."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.protocol import Refusal
 from controller.domain.actions import record_ends
-from controller.domain.alone import good, unproved
+from controller.domain.alone import good_once_placed, unproved
 from controller.domain.engine import Guard, Plan, Step
 from controller.domain.placement import free_memory, memory_needed
 from controller.domain.vm_case import VmCase
@@ -55,7 +55,7 @@ def _disks_there(over: TakeOver) -> Refusal | None:
             )
         if over.case.host(over.target).live is None:
             continue
-        no = good(volume, over.target) or unproved(volume, over.target)
+        no = good_once_placed(volume, over.target) or unproved(volume, over.target)
         if no is not None:
             only = f"; only {over.lost} is known to have all of its data" if over.lost in volume.nodes else ""
             return Refusal(reason=no.reason, message=f"{no.message}{only}")
