@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
 
 VM_STARTS = ("new", "running", "moving", "stopped", "copying", "going", "arrived", "reported", "released", "moved",
              "protected", "cut_off", "alone", "whole_again", "only_copy_lost", "fenced", "lost", "known_off",
-             "taken_over", "switched_off")  # fmt: skip
+             "power_cut", "taken_over", "switched_off")  # fmt: skip
 PAIR_STARTS = ("apart", "third_host", "draining", "one_moves", "one_fits", "two_hosts_lost")
 VOLUME_STARTS = ("creating", "connected", "whole", "leftover", "retained", "by_hand")
 DEEP = (
@@ -43,6 +43,7 @@ DEEP = (
     Wanted("fenced", 2, 0, 600_000),
     Wanted("protected", 1, 1, 600_000),
     Wanted("known_off", 1, 0, 400_000),
+    Wanted("power_cut", 1, 2, 400_000),
     Wanted("two_hosts_lost", 2, 0, 400_000),
     Wanted("draining", 1, 1, 400_000),
     Wanted("creating", 1, 2, 500_000),

@@ -107,6 +107,11 @@ def known_off(faults: int, edits: int) -> World:
     return struck(lost(faults, edits), "kubectl: mk1 is out of service")
 
 
+def power_cut(faults: int, edits: int) -> World:
+    """Both hosts have lost their power at once."""
+    return struck(lost(faults, edits), "mk2 loses power")
+
+
 def taken_over(faults: int, edits: int) -> World:
     """mk2 runs the VM of mk1, which is off."""
     return walked(known_off(faults, edits), "mk2's agent: Unpause", never="mk1 boots")

@@ -41,6 +41,7 @@ def _name(value: Any) -> str:
         (scenarios.only_copy_lost, 0, 0),
         (scenarios.lost, 1, 0),
         (scenarios.lost, 0, 1),
+        (scenarios.power_cut, 0, 1),
         (scenarios.taken_over, 0, 0),
         (scenarios.switched_off, 0, 0),
         (volume_scenarios.creating, 1, 0),
