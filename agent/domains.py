@@ -29,7 +29,7 @@ from agent.protocol import (
 from agent.signals import Flag
 from agent.vm_disks import joined, usable
 from agent.vm_effects import Effects
-from agent.vm_records import VmRecord, accept, in_the_way, mine, status_of, vm_state
+from agent.vm_records import Now, VmRecord, accept, in_the_way, mine, status_of, vm_state
 from agent.vm_steps import Blocked, Create, Rest, next_step
 from agent.vm_store import VmStore, config_path, domain_lock
 
@@ -140,7 +140,7 @@ class Domains:
                 )
 
     def _accept(self, record: VmRecord | None, desired: DomainDesired) -> VmRecord:
-        return accept(record, desired, boot_id=self._context.boot_id, now=self._context.host.now())
+        return accept(record, desired, boot_id=self._context.boot_id, now=Now.of(self._context.host))
 
     def _during_operation(self, record: VmRecord | None, desired: DomainDesired) -> VmState | None:
         """While a migration runs nothing else changes the VM. None: none runs."""
@@ -270,7 +270,7 @@ class Domains:
                 problem = _as_refusal(error)
                 pause = min(RETRY_MOST, RETRY_FIRST * 2.0**worker.failures)
                 worker.failures = min(worker.failures + 1, 10)
-                worker.create_at = self._context.host.now() + pause
+                worker.create_at = self._context.host.monotonic() + pause
             if problem is not None and problem != worker.problem:
                 log.warning("domain not as it shall be", reason=problem.reason, problem=problem.message)
             worker.problem = problem
@@ -288,17 +288,16 @@ class Domains:
                     return None, None
                 domains = await self._context.observer.read_domain_list()
                 record = self._store.get(worker.uid) or record
-                now = self._context.host.now()
+                now = Now.of(self._context.host)
                 may_start = self._may_start(record, worker)
                 step = next_step(record, domains, now=now, may_start=may_start, node=self._context.node)
                 if isinstance(step, Rest):
                     dying = any(one.state == "dying" for one in mine(worker.uid, record.desired.name, domains))
-                    until = None if step.until is None else max(0.0, step.until - now)
-                    return None, GONE_SECONDS if dying else until
+                    return None, GONE_SECONDS if dying else step.seconds
                 if isinstance(step, Blocked):
                     return step.refusal, BLOCKED_SECONDS
-                if isinstance(step, Create) and now < worker.create_at:
-                    return worker.problem, worker.create_at - now
+                if isinstance(step, Create) and now.clock < worker.create_at:
+                    return worker.problem, worker.create_at - now.clock
                 await self._effects.take(record, step)
             self._show(worker.uid)
         return Refusal(reason="NoRest", message="the domain changes faster than the agent can follow"), RETRY_MOST

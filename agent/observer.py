@@ -209,9 +209,9 @@ class Observer:
         while True:
             await self._context.host.sleep(max(seconds, rest(took)))
             await self.quiet.over()
-            begun = self._context.host.now()
+            begun = self._context.host.monotonic()
             await read()
-            took = self._context.host.now() - begun
+            took = self._context.host.monotonic() - begun
 
     async def _read_storage(self) -> None:
         await self._try(self.read_logical_volumes)
@@ -219,14 +219,14 @@ class Observer:
 
     async def _keep_domains(self) -> None:
         """All when something rang or moved on, and now and then; else only the list."""
-        full = self._context.host.now()
+        full = self._context.host.monotonic()
         took = 0.0
         while True:
             busy = any(one.outcome is None and one.kind in MOVES for one in self.state.operations.values())
             pause = max(BUSY_DOMAIN_SECONDS if busy else DOMAIN_SECONDS, rest(took))
             news = await rang(self._context, self._domain_ring, pause)
             await self.quiet.over()
-            begun = self._context.host.now()
+            begun = self._context.host.monotonic()
             news = news or begun - full >= DISKS_SECONDS
             if not news:
                 before = self.state.domains
@@ -234,22 +234,22 @@ class Observer:
                 news = self.state.domains is not before
             if news:
                 await self._try(self.read_domains)
-                full = self._context.host.now()
-            took = self._context.host.now() - begun
+                full = self._context.host.monotonic()
+            took = self._context.host.monotonic() - begun
 
     async def _keep_drbd(self) -> None:
         """What rang; while a resync runs, its resources; now and then everything."""
-        full = self._context.host.now()
+        full = self._context.host.monotonic()
         while True:
             syncing = [name for name, one in self._volumes.drbd.items() if one.resyncing]
             news = await rang(self._context, self._drbd_ring, SYNC_SECONDS if syncing else DRBD_SECONDS)
             await self.quiet.over()
             names = self._drbd_ring.names() if news else frozenset(syncing)
-            if names and len(names) <= FEW and self._context.host.now() - full < DRBD_SECONDS:
+            if names and len(names) <= FEW and self._context.host.monotonic() - full < DRBD_SECONDS:
                 known = await self._try(partial(self.read_resources, names))
             else:
                 known = await self._try(self.read_drbd)
-                full = self._context.host.now()
+                full = self._context.host.monotonic()
             if not known:
                 await self._context.host.sleep(RETRY_SECONDS)
                 self._drbd_ring.set()

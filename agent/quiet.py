@@ -23,14 +23,14 @@ class Quiet:
 
     def begin(self, operation_id: str) -> None:
         """May be called again: the first one counts."""
-        self._until.setdefault(operation_id, self._host.now() + LIMIT_SECONDS)
+        self._until.setdefault(operation_id, self._host.monotonic() + LIMIT_SECONDS)
 
     def end(self, operation_id: str) -> None:
         if self._until.pop(operation_id, None) is not None:
             self._ended.notify()
 
     async def over(self) -> None:
-        while (left := max(self._until.values(), default=0.0) - self._host.now()) > 0:
+        while (left := max(self._until.values(), default=0.0) - self._host.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 await within(self._host, left, self._ended.wait())
 

@@ -145,11 +145,11 @@ class Removal:
 
     async def _patiently(self, step: Callable[[str], Awaitable[None]], argument: str, passing: set[str]) -> None:
         """Try again for a moment while somebody has the device open."""
-        end = self._context.host.now() + OPEN_SECONDS
+        end = self._context.host.monotonic() + OPEN_SECONDS
         while True:
             try:
                 return await step(argument)
             except DriverError as error:
-                if error.reason not in passing or self._context.host.now() >= end:
+                if error.reason not in passing or self._context.host.monotonic() >= end:
                     raise
             await self._context.host.sleep(0.2)

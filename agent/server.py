@@ -151,7 +151,7 @@ class Server:
         structlog.contextvars.clear_contextvars()
         transport = request.transport
         certificate = transport.get_extra_info("peercert") if transport is not None else None
-        begun = self._context.host.now()
+        begun = self._context.host.monotonic()
         try:
             if not is_controller(certificate):
                 refusal = _refusal(403, "NotTheController", "this API is for the controller's certificate alone")
@@ -162,7 +162,7 @@ class Server:
         finally:
             self._running.discard(task)
         if request.method != "GET":
-            seconds = round(self._context.host.now() - begun, 3)
+            seconds = round(self._context.host.monotonic() - begun, 3)
             self._context.log(method=request.method, path=request.path, **request.get(ABOUT, {})).info(
                 "request", status=status, seconds=seconds, **request.get(REFUSED, {})
             )

@@ -53,17 +53,17 @@ class SharedRead(Generic[T]):
             if self._running:
                 with suppress(TimeoutError):
                     await within(host, PATIENCE, self._until_free())
-            if (rest := self._rests_until - host.now()) > 0:
+            if (rest := self._rests_until - host.monotonic()) > 0:
                 await host.sleep(min(rest, LONGEST_REST))
             self._next = None  # who asks from here on gets a later reading
-            begun, shared = host.now(), self._asking > MANY
+            begun, shared = host.monotonic(), self._asking > MANY
             self._running += 1
             try:
                 found = await self._read()
             finally:
                 self._running -= 1
                 if shared:
-                    self._rests_until = host.now() + min(host.now() - begun, LONGEST_REST)
+                    self._rests_until = host.monotonic() + min(host.monotonic() - begun, LONGEST_REST)
                 self._ended.notify()
             following.set_result(found)
         except (DriverError, CommandTimedOut, OSError) as error:

@@ -7,7 +7,7 @@ from agent.drivers import xl_config
 from agent.drivers.errors import DriverError
 from agent.protocol import DomainState
 from agent.vm_disks import joined, usable
-from agent.vm_records import VmRecord, after_end
+from agent.vm_records import Now, VmRecord, after_end
 from agent.vm_steps import (
     Confirm,
     Create,
@@ -41,7 +41,7 @@ class Effects:
 
     async def take(self, record: VmRecord, step: Step) -> None:
         """One step, whole."""
-        uid, now = record.desired.uid, self._context.host.now()
+        uid, now = record.desired.uid, Now.of(self._context.host)
         log = self._context.log(object=record.desired.name, epoch=record.epoch)
         match step:
             case Create():
@@ -63,9 +63,9 @@ class Effects:
                 ended = self._store.put(after_end(record, reason, now))
                 log.info("guest ended by itself", domid=domid, reason=reason, restart_at=ended.restart_at)
             case GiveUpStopping():
-                self._store.update(uid, stop_since=None)
+                self._store.update(uid, stopping_since=None)
             case Settle():
-                self._store.update(uid, stop_since=None, started_at=None)
+                self._store.update(uid, stopping_since=None, started_at=None)
 
     async def _create(self, record: VmRecord) -> None:
         """`xl create`, paused: it runs only after its disks were found attached."""
@@ -79,7 +79,7 @@ class Effects:
             self._context.volumes.mark_used(disk.resource, volume_uid(self._context, disk.resource))
         path = config_path(desired.name)
         await self._context.host.write_text(path, xl_config.render(desired))
-        self._store.update(desired.uid, started=desired.config, started_at=None, stop_since=None)
+        self._store.update(desired.uid, started=desired.config, started_at=None, stopping_since=None)
         await self._xen.create(path, paused=True)
 
     async def _confirm(self, record: VmRecord, domain: DomainState) -> None:
@@ -94,7 +94,7 @@ class Effects:
                     "DiskNotAttached",
                     f"blkback did not open {names} for {record.desired.name}; its domain was destroyed before it ran",
                 )
-        self._store.update(uid, started_at=self._context.host.now(), stop_since=None, restart_at=None)
+        self._store.update(uid, started_at=self._context.host.now(), stopping_since=None, restart_at=None)
 
     async def _attach(self, record: VmRecord, domid: int) -> None:
         """Its disks are open before it runs; a deferred one is attached if this host is Primary."""
@@ -107,7 +107,7 @@ class Effects:
                 await self._xen.attach_disk(domid, disk.vdev, disk.minor)
 
     async def _shut_down(self, record: VmRecord, domain: DomainState) -> None:
-        self._store.update(record.desired.uid, stop_since=self._context.host.now())
+        self._store.update(record.desired.uid, stopping_since=self._context.host.monotonic())
         try:
             await self._xen.shutdown(domain.domid)
         except DriverError as error:  # a guest that does not listen is destroyed when its time is over
@@ -125,4 +125,4 @@ class Effects:
         for domain in await self._context.observer.read_domain_list():
             if domain.domid == domid and domain.kind != "zombie":
                 raise failed or DriverError("DestroyFailed", f"domain {domid} is still there ({domain.flags})")
-        self._store.update(record.desired.uid, started_at=None, stop_since=None)
+        self._store.update(record.desired.uid, started_at=None, stopping_since=None)

@@ -7,11 +7,12 @@ run the VM, and once it gave an epoch away it never takes that epoch back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.core import Refused, time_text
+from agent.host import Host
 from agent.protocol import DiskConfig, DomainConfig, DomainDesired, DomainState, Refusal, RestartState, VmState
 
 EndReason = Literal["poweroff", "reboot", "crash"]
@@ -35,6 +36,17 @@ class Removal(BaseModel):
         return (self.domid, self.boot_id) == (domid, boot_id)
 
 
+class Now(NamedTuple):
+    """What waits for the guest is measured by a clock that nobody sets."""
+
+    unix: float  # Host.now
+    clock: float  # Host.monotonic: in the same boot also after this process
+
+    @classmethod
+    def of(cls, host: Host) -> Now:
+        return cls(host.now(), host.monotonic())
+
+
 class VmRecord(BaseModel):
     """One VM in the journal (section `vms`, key = uid). Every field is on disk before its effect. Times: Unix."""
 
@@ -49,7 +61,7 @@ class VmRecord(BaseModel):
     preserved: bool = False  # ... and its domain was kept for a look at it
     started: DomainConfig | None = None  # what its last domain here was made of; None: an earlier agent made it
     started_at: float | None = None  # its domain got up at; None: this host has not started it, or ended it
-    stop_since: float | None = None  # a shutdown that we asked for is under way
+    stopping_since: float | None = None  # by Now.clock: a shutdown that we asked for is under way
     restart_count: int = 0
     restart_at: float | None = None
     restart_reason: EndReason | None = None
@@ -121,7 +133,7 @@ def _left(domain: DomainState, name: str) -> str:
 # --- what is accepted -------------------------------------------------------------------------------------------------
 
 
-def accept(record: VmRecord | None, desired: DomainDesired, *, boot_id: str, now: float) -> VmRecord:
+def accept(record: VmRecord | None, desired: DomainDesired, *, boot_id: str, now: Now) -> VmRecord:
     """The record after this wish. Raises Refused("EpochTooOld" | "EpochReleased")."""
     promised = record.epoch if record else 0
     if desired.epoch < promised:
@@ -144,7 +156,7 @@ def accept(record: VmRecord | None, desired: DomainDesired, *, boot_id: str, now
     if desired.run > record.run:
         update |= {"run": desired.run, "halted": None, "preserved": False, "restart_count": 0, "restart_at": None}
         if record.preserved and record.boot_id == boot_id:
-            update |= {"stop_since": now}  # the domain that was kept goes, as if we had shut it down
+            update |= {"stopping_since": now.clock}  # the domain that was kept goes, as if we had shut it down
     if desired.state != record.desired.state and desired.state == "Stopped":
         update |= {"restart_at": None, "restart_count": 0}
     return record.model_copy(update=update)
@@ -152,26 +164,26 @@ def accept(record: VmRecord | None, desired: DomainDesired, *, boot_id: str, now
 
 _FORGOTTEN_BY_BOOT: dict[str, object] = {
     "started_at": None,
-    "stop_since": None,
+    "stopping_since": None,
     "restart_count": 0,
     "restart_at": None,
     "preserved": False,
 }
 
 
-def after_end(record: VmRecord, reason: EndReason, now: float) -> VmRecord:
+def after_end(record: VmRecord, reason: EndReason, now: Now) -> VmRecord:
     """The record after the guest ended by itself, by its on_poweroff, on_reboot or on_crash."""
     desired = record.desired
     policy = {"poweroff": desired.on_poweroff, "reboot": desired.on_reboot, "crash": desired.on_crash}[reason]
     if policy != "restart":
         return record.model_copy(update={"halted": reason, "preserved": policy == "preserve", "restart_at": None})
-    settled = record.started_at is not None and now - record.started_at >= SETTLED_SECONDS
+    settled = record.started_at is not None and now.unix - record.started_at >= SETTLED_SECONDS
     count = 0 if settled else record.restart_count
     update = {
         "restart_count": count + 1,
-        "restart_at": now + restart_delay(reason, count),
+        "restart_at": now.unix + restart_delay(reason, count),
         "restart_reason": reason,
-        "stop_since": now,  # the ended domain goes, then a new one comes
+        "stopping_since": now.clock,  # the ended domain goes, then a new one comes
     }
     return record.model_copy(update=update)
 
@@ -199,7 +211,7 @@ def status_of(record: VmRecord, domains: Sequence[DomainState] | None, may_start
         return "starting" if record.wants_domain and record.granted and may_start else "absent"
     if record.preserved and main.state in ENDED:
         return "preserved"
-    if record.stop_since is not None or main.state == "dying":
+    if record.stopping_since is not None or main.state == "dying":
         return "stopping"
     if main.state == "running":
         return "running"

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.protocol import DomainState, Refusal
-from agent.vm_records import ENDED, EndReason, VmRecord, in_the_way, mine
+from agent.vm_records import ENDED, EndReason, Now, VmRecord, in_the_way, mine
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing to do. `until`: when to look again though nothing changes."""
+    """Nothing to do. `seconds`: until the next look though nothing changes."""
 
-    until: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class GiveUpStopping:
 Step = Rest | Blocked | Create | Confirm | Settle | Unpause | Pause | Shutdown | Destroy | End | GiveUpStopping
 
 
-def next_step(record: VmRecord, seen: Sequence[DomainState], *, now: float, may_start: bool, node: str) -> Step:
+def next_step(record: VmRecord, seen: Sequence[DomainState], *, now: Now, may_start: bool, node: str) -> Step:
     """`seen`: every domain of the host, read just now. No operation on the VM may be running.
 
     `may_start`: the controller asked for it in this boot of the host, and this agent may make a domain.
@@ -102,21 +102,21 @@ def next_step(record: VmRecord, seen: Sequence[DomainState], *, now: float, may_
     if record.desired.state == "Released":
         return Rest()
     if record.desired.state == "Stopped":
-        return _stop(record, main[0] if main else None, obstacle, now)
+        return _stop(record, main[0] if main else None, obstacle, now.clock)
     if not record.granted:
         return _not_granted(record, own, node)
     if obstacle is not None:
         return Blocked(obstacle)
     if not main:
-        return _start(record, now, may_start)
-    return _keep(record, main[0], now)
+        return _start(record, now.unix, may_start)
+    return _keep(record, main[0], now.clock)
 
 
-def _stop(record: VmRecord, domain: DomainState | None, obstacle: Refusal | None, now: float) -> Step:
+def _stop(record: VmRecord, domain: DomainState | None, obstacle: Refusal | None, clock: float) -> Step:
     if obstacle is not None:
         return Blocked(obstacle)
     if domain is None:
-        return Settle() if (record.started_at, record.stop_since) != (None, None) else Rest()
+        return Settle() if (record.started_at, record.stopping_since) != (None, None) else Rest()
     if domain.state == "dying":
         return Rest()
     if domain.state in ENDED:
@@ -125,12 +125,12 @@ def _stop(record: VmRecord, domain: DomainState | None, obstacle: Refusal | None
         return Destroy(domain.domid, "it is suspended and shall be stopped")
     if domain.state == "paused" and domain.cpu_seconds == 0.0:
         return Destroy(domain.domid, "it never ran")
-    if record.stop_since is None:
+    if record.stopping_since is None:
         return Shutdown(domain)
-    end = record.stop_since + record.desired.shutdown_grace_seconds
-    if now >= end:
+    end = record.stopping_since + record.desired.shutdown_grace_seconds
+    if clock >= end:
         return Destroy(domain.domid, f"it did not shut down within {record.desired.shutdown_grace_seconds:g} s")
-    return Rest(until=end)
+    return Rest(end - clock)
 
 
 def _not_granted(record: VmRecord, own: Sequence[DomainState], node: str) -> Step:
@@ -148,18 +148,18 @@ def _not_granted(record: VmRecord, own: Sequence[DomainState], node: str) -> Ste
 def _start(record: VmRecord, now: float, may_start: bool) -> Step:
     if not may_start or record.halted is not None:
         return Rest()  # after a reboot of the host the controller asks first; after the guest's own end, too
-    if record.started_at is not None and record.stop_since is None:
+    if record.started_at is not None and record.stopping_since is None:
         return End("crash", None)
     if record.restart_at is not None and now < record.restart_at:
-        return Rest(until=record.restart_at)
+        return Rest(record.restart_at - now)
     return Create()
 
 
-def _keep(record: VmRecord, domain: DomainState, now: float) -> Step:
+def _keep(record: VmRecord, domain: DomainState, clock: float) -> Step:
     if domain.state == "dying":
         return Rest()
     if domain.state in ENDED:
-        if record.stop_since is not None:
+        if record.stopping_since is not None:
             return Destroy(domain.domid, "the guest has ended")
         if record.halted is not None:
             return Rest() if record.preserved else Destroy(domain.domid, "the guest has ended")
@@ -173,9 +173,9 @@ def _keep(record: VmRecord, domain: DomainState, now: float) -> Step:
         )
     if record.started_at is None:
         return Confirm(domain)
-    if record.stop_since is not None:
-        end = record.stop_since + record.desired.shutdown_grace_seconds
-        return GiveUpStopping() if now >= end else Rest(until=end)
+    if record.stopping_since is not None:
+        end = record.stopping_since + record.desired.shutdown_grace_seconds
+        return GiveUpStopping() if clock >= end else Rest(end - clock)
     if domain.state == "paused" and record.desired.state == "Running":
         return Unpause(domain.domid)
     if domain.state == "running" and record.desired.state == "Paused":

@@ -281,7 +281,7 @@ class Volumes:
 
     def _may_connect(self, resource: str) -> bool:
         """A handshake was refused. What was in the way may be gone, which is found by trying, now and then."""
-        now = self._context.host.now()
+        now = self._context.host.monotonic()
         if now - self._connected_at.get(resource, float("-inf")) < RECONNECT_SECONDS:
             return False
         self._connected_at[resource] = now

@@ -313,12 +313,12 @@ class Drbd:
             raise DriverError(reason_of(completed), f"{' '.join(argv)}: {said(completed)}", completed)
 
     async def _patiently(self, argv: list[str], passing: set[str], patience: float) -> None:
-        end = self._host.now() + patience
+        end = self._host.monotonic() + patience
         while True:
             try:
                 return await self._do(argv, timeout=30)
             except DriverError as error:
-                if error.reason not in passing or self._host.now() >= end:
+                if error.reason not in passing or self._host.monotonic() >= end:
                     raise
             await self._host.sleep(0.02)
 

@@ -169,9 +169,9 @@ class Xen:
         argv = ["xenstore-write", f"{backend}/physical-device-path", f"/dev/drbd{minor}"]
         argv += [f"{backend}/physical-device", physical_device(minor)]
         await run_ok(self._host, argv, reason="AttachFailed")
-        end = self._host.now() + limit
+        end = self._host.monotonic() + limit
         while not await self.disk_attached(domid, vdev, minor):
-            if self._host.now() >= end:
+            if self._host.monotonic() >= end:
                 raise DriverError(
                     "AttachFailed", f"blkback did not open /dev/drbd{minor} as {vdev} of domain {domid} in {limit:g} s"
                 )
@@ -192,14 +192,14 @@ class Xen:
     # --- the parts ----------------------------------------------------------------------------------------------
 
     async def _becomes(self, domid: int, verb: str, is_so: Callable[[DomainState], bool], limit: float = 2.0) -> None:
-        end = self._host.now() + limit
+        end = self._host.monotonic() + limit
         while True:
             domain = next((domain for domain in await self.listed() if domain.domid == domid), None)
             if domain is None:
                 raise DriverError("NoSuchDomain", f"domain {domid} is not there any more")
             if is_so(domain):
                 return
-            if self._host.now() >= end:
+            if self._host.monotonic() >= end:
                 raise DriverError(
                     f"{verb.capitalize()}Failed",
                     f"domain {domid} is {domain.flags} after xl {verb}, not what was asked",

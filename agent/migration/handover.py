@@ -185,7 +185,7 @@ class Meter:
         self._at: float | None = None
 
     def take(self, reading: Reading, *, now: bool = False) -> None:
-        clock = self._context.host.now()
+        clock = self._context.host.monotonic()
         if self._at is not None and clock - self._at < PUBLISH_SECONDS and not now:
             return
         rate = self._shown.rate_bytes_s

@@ -64,7 +64,7 @@ class Lines:
 
     async def tell(self, operation_id: str, peer: Peer, what: dict[str, Any]) -> None:
         """Ask until there is an answer, of whatever kind, or TELL_SECONDS are over. Raises nothing."""
-        log, end, pause = self._context.log(operation=operation_id), self._context.host.now() + TELL_SECONDS, 0.05
+        log, end, pause = self._context.log(operation=operation_id), self._context.host.monotonic() + TELL_SECONDS, 0.05
         while True:
             try:
                 answer = await self.ask(operation_id, peer, what)
@@ -72,7 +72,7 @@ class Lines:
                     log.warning("not taken", told=what["kind"], by=peer.node, answer=answer)
                 return
             except (OSError, ValueError, TimeoutError) as error:
-                if self._context.host.now() > end:
+                if self._context.host.monotonic() > end:
                     log.error("not told", what=what["kind"], to=peer.node, problem=str(error) or type(error).__name__)
                     return
             await self._context.host.sleep(pause)

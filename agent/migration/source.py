@@ -164,7 +164,7 @@ class Send:
         live, meter = self._of(operation), Meter(self._context, operation, _body(operation.request).domain)
         ended = asyncio.ensure_future(live.job.wait()) if live.job is not None else None
         heard: tuple[object, ...] = ()
-        heard_at = self._context.host.now()
+        heard_at = self._context.host.monotonic()
         try:
             with self._files.bell(operation.id) as rung:
                 if ended is not None:
@@ -172,7 +172,7 @@ class Send:
                 while True:
                     rung.clear()
                     over = ended is None or ended.done()
-                    now = self._context.host.now()
+                    now = self._context.host.monotonic()
                     seen = self._files.progress(operation.id)  # after `over`, so that xl's last word is read, too
                     self._show(operation, meter, seen)
                     if heard != (news := (seen.bytes, seen.stage, seen.ready)):
@@ -211,7 +211,7 @@ class Send:
             return
         domain = _body(operation.request).domain
         if not self._released(operation):
-            ended = {"started_at": None, "stop_since": None, "restart_at": None}
+            ended = {"started_at": None, "stopping_since": None, "restart_at": None}
             self._store.update(domain.uid, epoch=domain.epoch + 1, granted=False, **ended)
         operation.enter("HandOver", cancellable=False, released=True)
 
@@ -222,7 +222,7 @@ class Send:
 
     async def _let_go(self, operation: Operation) -> None:
         """Demote, tell the target, see every trace of the domain gone. Only forward from here, after a restart too."""
-        domain, began = _body(operation.request).domain, self._context.host.now()
+        domain, began = _body(operation.request).domain, self._context.host.monotonic()
         tell = asyncio.ensure_future(self._tell(operation))
         try:
             if operation.phase != "Demoted":
@@ -252,7 +252,7 @@ class Send:
         for error in results:
             if isinstance(error, BaseException):
                 job = await self._context.host.find_job(_scope(operation.id))
-                late = self._context.host.now() - began > XL_END_LIMIT
+                late = self._context.host.monotonic() - began > XL_END_LIMIT
                 if job is None or late or await has_ended(self._context, job):
                     await self._end_xl(operation, limit=0.0)
                     await self._sweep(operation, domain)  # xl left the domain behind

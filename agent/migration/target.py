@@ -273,7 +273,7 @@ class Receive:
 
     async def _until_mine(self, operation: Operation, domain: DomainDesired) -> None:
         """Wait until the source has let go and every write is here. Raises Cancelled after the copy was removed."""
-        began = self._context.host.now()
+        began = self._context.host.monotonic()
         while True:
             if operation.cancel_requested or self._event(operation).is_set():
                 await self._after_stream(operation, "")
@@ -290,7 +290,7 @@ class Receive:
             if not against:
                 operation.trouble(None)
                 return
-            slowly = self._context.host.now() - began > SLOWLY_AFTER
+            slowly = self._context.host.monotonic() - began > SLOWLY_AFTER
             if slowly:
                 operation.trouble(joined(against))
             await self._context.host.sleep(LOOK_SLOWLY_SECONDS if slowly else LOOK_SECONDS)

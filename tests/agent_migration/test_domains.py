@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
 
 from agent.domains import RETRY_FIRST
+from agent.drivers import xen
 from agent.drivers.errors import DriverError
 from agent.journal import JournalCorrupt
 from agent.protocol import DomainRemoval
@@ -114,6 +116,27 @@ async def test_a_guest_that_does_not_listen_is_destroyed_after_its_time(
     assert await running.domains("mk1") == ()
 
 
+async def test_row_35_a_clock_that_is_set_neither_shortens_nor_lengthens_its_time(
+    running: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(*_: object) -> None:
+        raise DriverError("ShutdownFailed", "the guest does not listen")
+
+    monkeypatch.setattr(xen.Xen, "shutdown", deaf)
+    host = running.simulation.hosts["mk1"]
+    await running.wish("mk1", state="Stopped", shutdown_grace_seconds=60.0)
+    await running.becomes("mk1", "stopping")
+    host.clock_is_ahead = 3600.0
+    await running.kill("mk1")
+    await running.start("mk1")
+    await running.becomes("mk1", "stopping")
+    await asyncio.sleep(1.0)
+    assert len(await running.domains("mk1")) == 1, "it has its minute"
+    host.clock_is_ahead = -3600.0
+    await running.wish("mk1", state="Stopped", shutdown_grace_seconds=0.5)
+    await running.becomes("mk1", "absent")
+
+
 async def test_pause_and_go_on(running: Pair) -> None:
     await running.wish("mk1", state="Paused")
     await running.becomes("mk1", "paused")
@@ -157,8 +180,8 @@ async def test_row_27_a_crash_is_followed_with_a_growing_pause(running: Pair) ->
         record = VmStore(running.at("mk1")).get(UID)
         assert record is not None
         assert record.restart_at is not None
-        assert record.stop_since is not None
-        pauses.append(round(record.restart_at - record.stop_since))
+        assert record.stopping_since is not None
+        pauses.append(round(record.restart_at - record.stopping_since))
         await running.becomes("mk1", "running")
     assert pauses == [1, 2]
     await running.runs_only_on("mk1")

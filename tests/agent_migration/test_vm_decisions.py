@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.core import Refused
 from agent.protocol import DomainState, VmState
-from agent.vm_records import BACKOFF_LIMIT, ENDED, VmRecord, accept, after_end, restart_delay, status_of, vm_state
+from agent.vm_records import BACKOFF_LIMIT, ENDED, Now, VmRecord, accept, after_end, restart_delay, status_of, vm_state
 from agent.vm_steps import (
     Blocked,
     Confirm,
@@ -28,11 +28,15 @@ from agent.vm_steps import (
 )
 from tests.agent_migration.vm_facts import FLAGS, NAME, NODE, OTHER, UID, desired, domain, record
 
-NOW = 1_000_000.0
+NOW, CLOCK = 1_000_000.0, 500.0  # of the wall, and of the boot
 
 
-def step(one: VmRecord, *seen: DomainState, now: float = NOW, may_start: bool = True) -> Step:
-    return next_step(one, seen, now=now, may_start=may_start, node=NODE)
+def at(seconds: float = 0.0) -> Now:
+    return Now(NOW + seconds, CLOCK + seconds)
+
+
+def step(one: VmRecord, *seen: DomainState, after: float = 0.0, may_start: bool = True) -> Step:
+    return next_step(one, seen, now=at(after), may_start=may_start, node=NODE)
 
 
 def refusal(reason: str, one: VmRecord, *seen: DomainState) -> str:
@@ -46,7 +50,7 @@ def refusal(reason: str, one: VmRecord, *seen: DomainState) -> str:
 
 
 def take(one: VmRecord | None, boot: str = "boot-1", **wish: Any) -> VmRecord:
-    return accept(one, desired(**wish), boot_id=boot, now=NOW)
+    return accept(one, desired(**wish), boot_id=boot, now=at())
 
 
 def test_the_first_wish_promises_and_grants() -> None:
@@ -93,9 +97,9 @@ def test_a_preserved_domain_goes_when_a_higher_run_is_asked() -> None:
 
 
 def test_a_reboot_of_the_host_forgets_what_ended_with_it() -> None:
-    before = record(started_at=NOW - 50, stop_since=NOW - 1, restart_at=NOW + 9, restart_count=3)
+    before = record(started_at=NOW - 50, stopping_since=CLOCK - 1, restart_at=NOW + 9, restart_count=3)
     after = take(before, boot="boot-2")
-    assert (after.started_at, after.stop_since, after.restart_at, after.restart_count) == (None, None, None, 0)
+    assert (after.started_at, after.stopping_since, after.restart_at, after.restart_count) == (None, None, None, 0)
     assert after.boot_id == "boot-2"
 
 
@@ -114,7 +118,7 @@ def test_over_any_wishes_the_promise_never_falls_and_a_grant_never_returns_at_it
     for wish in wished:
         before = now
         try:
-            now = accept(before, wish, boot_id="boot-1", now=NOW)
+            now = accept(before, wish, boot_id="boot-1", now=at())
         except Refused:
             assert before is not None
             continue
@@ -187,10 +191,10 @@ def test_other_vms_are_nobodys_business() -> None:
 def test_a_stop_asks_waits_and_destroys_when_its_time_is_over() -> None:
     stop = record("Stopped", started_at=NOW - 900)
     assert step(stop, domain()) == Shutdown(domain())
-    waiting = stop.model_copy(update={"stop_since": NOW - 10})
-    assert step(waiting, domain()) == Rest(until=NOW + 50)
+    waiting = stop.model_copy(update={"stopping_since": CLOCK - 10})
+    assert step(waiting, domain()) == Rest(50.0)
     assert step(waiting, domain("poweroff")) == Destroy(7, "the guest has powered off")
-    late = stop.model_copy(update={"stop_since": NOW - 60})
+    late = stop.model_copy(update={"stopping_since": CLOCK - 60})
     assert step(late, domain()) == Destroy(7, "it did not shut down within 60 s")
     assert step(late) == Settle()
     assert step(record("Stopped")) == Rest()
@@ -201,11 +205,11 @@ def test_a_domain_that_never_ran_is_destroyed_without_asking() -> None:
 
 
 def test_running_again_while_it_stops() -> None:
-    wish = record(started_at=NOW - 900, stop_since=NOW - 10)
-    assert step(wish, domain()) == Rest(until=NOW + 50)
+    wish = record(started_at=NOW - 900, stopping_since=CLOCK - 10)
+    assert step(wish, domain()) == Rest(50.0)
     assert isinstance(step(wish, domain("poweroff")), Destroy)
     assert isinstance(step(wish), Create)
-    assert isinstance(step(wish, domain(), now=NOW + 51), GiveUpStopping)
+    assert isinstance(step(wish, domain(), after=51), GiveUpStopping)
 
 
 @pytest.mark.parametrize(("state", "reason"), ENDED.items())
@@ -215,7 +219,7 @@ def test_the_guests_own_end_follows_its_setting(state: str, reason: Any) -> None
     for policy in ("destroy", "preserve", "restart"):
         setting = {f"on_{reason}": policy}
         wish = record(desired=desired(**setting), started_at=NOW - 30)
-        ended = after_end(wish, reason, NOW)
+        ended = after_end(wish, reason, at())
         if policy == "destroy":
             assert isinstance(step(ended, domain(state)), Destroy)
             assert step(ended.model_copy(update={"started_at": None})) == Rest()
@@ -224,8 +228,8 @@ def test_the_guests_own_end_follows_its_setting(state: str, reason: Any) -> None
             assert status_of(ended, [domain(state)], True) == "preserved"
         else:
             assert isinstance(step(ended, domain(state)), Destroy)
-            gone = ended.model_copy(update={"started_at": None, "stop_since": None})
-            assert isinstance(step(gone, now=NOW + 1), Create)
+            gone = ended.model_copy(update={"started_at": None, "stopping_since": None})
+            assert isinstance(step(gone, after=1), Create)
 
 
 def test_a_domain_that_vanished_counts_as_crashed() -> None:
@@ -239,11 +243,11 @@ def test_a_suspended_domain_without_a_migration_is_left_to_a_person() -> None:
 def test_crashes_wait_longer_and_longer_and_a_long_run_begins_anew() -> None:
     one, waits = record(started_at=NOW), []
     for _ in range(12):
-        one = after_end(one.model_copy(update={"started_at": NOW}), "crash", NOW + 5)
+        one = after_end(one.model_copy(update={"started_at": NOW}), "crash", at(5))
         assert one.restart_at is not None
         waits.append(one.restart_at - NOW - 5)
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, BACKOFF_LIMIT, BACKOFF_LIMIT, BACKOFF_LIMIT]
-    rested = after_end(one.model_copy(update={"started_at": NOW}), "crash", NOW + 700)
+    rested = after_end(one.model_copy(update={"started_at": NOW}), "crash", at(700))
     assert (rested.restart_count, rested.restart_at) == (1, NOW + 701)
 
 
@@ -253,8 +257,8 @@ def test_reboots_are_followed_at_once_unless_they_loop() -> None:
 
 def test_a_start_waits_for_its_time() -> None:
     waiting = record(restart_at=NOW + 4)
-    assert step(waiting) == Rest(until=NOW + 4)
-    assert isinstance(step(waiting, now=NOW + 4), Create)
+    assert step(waiting) == Rest(4.0)
+    assert isinstance(step(waiting, after=4), Create)
 
 
 # --- over every state -------------------------------------------------------------------------------------------------
@@ -275,7 +279,7 @@ records = st.builds(
     halted=st.sampled_from([None, "poweroff", "crash"]),
     preserved=st.booleans(),
     started_at=times,
-    stop_since=times,
+    stopping_since=st.none() | st.sampled_from([CLOCK - 400, CLOCK - 10, CLOCK + 10]),
     restart_at=times,
 )
 
@@ -283,7 +287,7 @@ records = st.builds(
 @settings(max_examples=1500)
 @given(records, st.lists(domains, max_size=3), st.booleans())
 def test_the_laws_of_every_step(one: VmRecord, seen: list[DomainState], may_start: bool) -> None:
-    got = next_step(one, seen, now=NOW, may_start=may_start, node=NODE)
+    got = next_step(one, seen, now=at(), may_start=may_start, node=NODE)
     ours = [each for each in seen if each.uuid == UID or each.name.startswith(NAME)]
     runs = one.granted and one.desired.state in ("Running", "Paused")
     if isinstance(got, Create):

@@ -150,7 +150,7 @@ def in_use(one: Host) -> bool:
 
 def _accept(kept: vm_records.VmRecord | None, desired: DomainDesired) -> vm_records.VmRecord:
     try:
-        return vm_records.accept(kept, desired, boot_id=observe.BOOT, now=0.0)
+        return vm_records.accept(kept, desired, boot_id=observe.BOOT, now=observe.AGENTS_NOW)
     except Refused as error:
         raise No(error.refusal.reason) from None
 
@@ -196,7 +196,7 @@ def work(world: World, host: int) -> tuple[str, World] | None:
     step = vm_steps.next_step(
         observe.record(one.promise),
         observe.domain_states(one.domains),
-        now=1000.0,
+        now=observe.AGENTS_NOW,
         may_start=observe.may_start(one),
         node=NAMES[host],
     )
@@ -229,7 +229,7 @@ def _take(world: World, host: int, promise: Promise, step: vm_steps.Step) -> Wor
         case vm_steps.Destroy(domid):
             return _destroy(world, host, promise, domid)
         case vm_steps.End(reason):
-            ended = observe.promise_of(vm_records.after_end(observe.record(promise), reason, 1000.0))
+            ended = observe.promise_of(vm_records.after_end(observe.record(promise), reason, observe.AGENTS_NOW))
             return with_host(world, host, promise=ended)
         case vm_steps.GiveUpStopping():
             return with_host(world, host, promise=promise._replace(stopping=False))

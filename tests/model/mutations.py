@@ -65,7 +65,7 @@ _real_accept = vm_records.accept
 
 def _accepting(**ignored: Callable[[vm_records.VmRecord, DomainDesired], object]) -> Patches:
     def accept(
-        record: vm_records.VmRecord | None, desired: DomainDesired, *, boot_id: str, now: float
+        record: vm_records.VmRecord | None, desired: DomainDesired, *, boot_id: str, now: vm_records.Now
     ) -> vm_records.VmRecord:
         if record is not None:
             update = {field: value(record, desired) for field, value in ignored.items()}

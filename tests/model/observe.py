@@ -33,12 +33,13 @@ from agent.protocol import (
     VolumeState,
 )
 from agent.vm_disks import usable
-from agent.vm_records import VmRecord, vm_state
+from agent.vm_records import Now, VmRecord, vm_state
 
 NOW = 1_800_000_000.0
 VM, VOLUME, RESOURCE, MINOR = "shaolin", "vm-shaolin", "vm_shaolin", 1
 VM_UID = "bbbbbbbb-0000-4000-8000-000000000002"
 BOOT, EARLIER_BOOT = "boot-now", "boot-before"
+AGENTS_NOW = Now(1000.0, 1000.0)
 CONFIG = DomainConfig(
     memory_mib=512, max_memory_mib=512, kernel="/boot/vmlinuz", cmdline="root=/dev/hda1 ro",
     disks=(DiskConfig(resource=RESOURCE, minor=MINOR, vdev="hda1"),),
@@ -85,7 +86,7 @@ def record(promise: Promise) -> VmRecord:
         halted=promise.halted,
         started=CONFIG if promise.made else None,
         started_at=0.0 if promise.started else None,
-        stop_since=0.0 if promise.stopping else None,
+        stopping_since=0.0 if promise.stopping else None,
         restart_at=0.0 if promise.restarting else None,
     )
 
@@ -100,7 +101,7 @@ def promise_of(kept: VmRecord) -> Promise:
         this_boot=kept.boot_id == BOOT,
         halted=kept.halted,
         started=kept.started_at is not None,
-        stopping=kept.stop_since is not None,
+        stopping=kept.stopping_since is not None,
         restarting=kept.restart_at is not None,
         made=kept.started is not None,
     )
@@ -218,7 +219,7 @@ def _problem(world: World, host: int) -> tuple[str, str] | None:
     if one.promise is None or busy(one) is not None:
         return None
     step = vm_steps.next_step(
-        record(one.promise), domain_states(one.domains), now=1000.0, may_start=may_start(one), node=NAMES[host]
+        record(one.promise), domain_states(one.domains), now=AGENTS_NOW, may_start=may_start(one), node=NAMES[host]
     )
     if isinstance(step, vm_steps.Blocked):
         return step.refusal.reason, step.refusal.message
