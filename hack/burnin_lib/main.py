@@ -102,7 +102,8 @@ async def run(options: argparse.Namespace) -> int:
                 steps = await burnin.shortest(seed, steps, time.monotonic() + 60 * options.shorten)
                 told = "\n".join(f"  {step}" for step in steps) or "  (nothing: the objects are made)"
                 print(f"\nseed {seed} ends badly. The shortest story that was found:\n{told}")
-                print(f"\nAgain: hack/burnin --seed {seed} --minutes 0. Keep it: a line `{seed}` in {SEEDS}")
+                keep = f"{seed} {options.hosts} {options.vms} {options.steps}"
+                print(f"\nAgain: hack/burnin --seed {seed} --minutes 0. Keep it: a line `{keep}` in {SEEDS}")
                 return 1
             seed += 1
             if time.monotonic() >= end:

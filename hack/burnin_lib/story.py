@@ -172,7 +172,10 @@ class Player:
         """As docs/operations.md says. Whether DRBD has a disk there now."""
         one = self._scene.simulation.hosts[host]
         if one.on and name in one.drbd.resources and one.drbd.resources[name].state.disk == "Diskless":
-            await one.run(["drbdadm", "attach", name])
+            done = await one.run(["drbdadm", "attach", name])
+            if "(150)" in done.stderr:  # it failed when DRBD noted on it that it is alone: no guest can go on with it
+                for end in (["drbdadm", "resume-io"], ["xl", "destroy"], ["drbdadm", "secondary"]):
+                    await one.run([*end, name])
         return one.on and name in one.drbd.resources and one.drbd.resources[name].state.disk != "Diskless"
 
     async def _ok(self, host: str, *argv: str) -> None:

@@ -77,7 +77,11 @@ class LabPlace:
         return [Answer(int(status), out, err and err + "\n") for out, status, err in found]
 
     async def write(self, host: str, path: str, text: str) -> None:
-        await asyncio.to_thread(self.lab.shell(host).send, text.encode(), f"cat > {shlex.quote(path)}")
+        """As the agent does: it is there after a loss of power, too."""
+        name = shlex.quote(path)
+        await asyncio.to_thread(
+            self.lab.shell(host).send, text.encode(), f"cat > {name} && sync {name} $(dirname {name})"
+        )
 
     async def remove(self, host: str, path: str) -> None:
         await self._shell(host, f"rm -f {shlex.quote(path)}")

@@ -10,7 +10,7 @@ import pytest
 from burnin_lib.main import Burnin
 from burnin_lib.story import story
 
-SEEDS = [int(line.split()[0]) for line in (Path(__file__).parent / "seeds").read_text().splitlines() if line[:1] != "#"]
+SEEDS = [line.split()[:4] for line in (Path(__file__).parent / "seeds").read_text().splitlines() if line[:1] != "#"]
 SECONDS = 20.0
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -27,10 +27,11 @@ async def test_random_stories_end_well(cluster: devcluster.Cluster) -> None:
         seed += 1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("numbers", SEEDS, ids="-".join)
 @pytest.mark.timeout(300)
-async def test_a_story_that_ended_badly_once(cluster: devcluster.Cluster, seed: int) -> None:
-    burnin = Burnin(cluster, hosts=2, vms=3, steps=15)
+async def test_a_story_that_ended_badly_once(cluster: devcluster.Cluster, numbers: list[str]) -> None:
+    seed, hosts, vms, steps = map(int, numbers)
+    burnin = Burnin(cluster, hosts=hosts, vms=vms, steps=steps)
     assert await burnin.round(seed, burnin.story(seed)) == ""
 
 
