@@ -225,6 +225,7 @@ class Vif:
         self.vif = vif
         self.path = f"{domain.xen.backend}/vif/{domain.domid}/{index}"
         self.sysfs = f"{BACKENDS}/vif-{domain.domid}-{index}"
+        self.failure: ScriptFailed | None = None  # of its script
 
     def make(self) -> None:
         store = self.domain.xen.store

@@ -260,8 +260,9 @@ class Xen:
         self.store.remove(domain.path)
         if self.by_uuid(domain.uuid) in (None, domain):
             self.store.remove(f"/vm/{domain.uuid}")
-        for path in (f"/libxl/{domain.domid}", *(f"{self.backend}/{kind}/{domain.domid}" for kind in ("vbd", "vif"))):
-            self.store.remove(path)
+        self.store.remove(f"/libxl/{domain.domid}")
+        for kind in ("vbd", "vif"):
+            self.store.prune(f"{self.backend}/{kind}/{domain.domid}")
 
     def release(self, domain: Domain) -> None:
         """The last reference is gone: the domain is not there any more."""

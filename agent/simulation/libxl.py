@@ -57,7 +57,7 @@ async def make(xen: Xen, spec: DomainSpec, say: Say) -> Domain:
     for index, disk in enumerate(spec.disks):
         if disk.script is None and not xen.host.devices.exists(disk.target):
             say(
-                "libxl: error: libxl_device.c:451:libxl__device_disk_set_backend: "
+                "libxl: error: libxl_device.c:455:libxl__device_disk_set_backend: "
                 f"Disk vdev={disk.vdev} failed to stat: {disk.target}: {ENOENT_TEXT}\n"
             )
             say(
@@ -65,7 +65,7 @@ async def make(xen: Xen, spec: DomainSpec, say: Say) -> Domain:
                 f"Unable to set disk defaults for disk {index}\n"
             )
             await _undo(domain, say)
-            raise LibxlError(ERROR_INVAL)
+            raise LibxlError(ERROR_FAIL)
     return domain
 
 
@@ -108,7 +108,7 @@ async def build(domain: Domain, say: Say) -> None:
 
 
 def _say_no_file(say: Say, kind: str, what: str, path: str) -> None:
-    say(f"xc: error: panic: xg_dom_core.c:206: failed to open file '{path}': {ENOENT_TEXT}: Internal error\n")
+    say(f"xc: error: panic: xg_dom_core.c:205: failed to open file '{path}': {ENOENT_TEXT}: Internal error\n")
     pv, hvm = {"kernel": (646, 909), "ramdisk": (659, 926)}[what]
     if kind == "pv":
         say(f"libxl: error: libxl_dom.c:{pv}:libxl__build_pv: xc_dom_{what}_file failed: {ENOENT_TEXT}\n")
@@ -157,6 +157,7 @@ async def attach(domain: Domain, say: Say) -> None:
         try:
             await add_interface(vif)
         except ScriptFailed as failure:
+            vif.failure = failure
             _say_script(say, f"{SCRIPTS}/{vif_spec.script}", "online", failure)
             await _cannot_attach(domain, say, 1921, "domcreate_attach_devices", "vif")
 
@@ -225,6 +226,8 @@ async def destroy(domain: Domain, say: Say) -> None:
     else:
         await xen.host.clock.sleep(settings.teardown)
     for vif in domain.vifs.values():
+        if vif.failure is not None:  # the script finds the bridge as little as before
+            _say_script(say, f"{SCRIPTS}/{vif.vif.script}", "offline", vif.failure)
         vif.unplug()
     if domain.gone:  # somebody else was quicker
         return

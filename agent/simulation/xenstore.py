@@ -31,9 +31,9 @@ class XenStore:
         return None if node is None else node.value
 
     def names(self, path: str) -> list[str] | None:
-        """Names below a node in the order of their making, None when the node is not there."""
+        """Names below a node, sorted as oxenstored does it; None when the node is not there."""
         node = self._find(path)
-        return None if node is None else list(node.children)
+        return None if node is None else sorted(node.children)
 
     def write(self, path: str, value: str) -> None:
         node = self._root
@@ -71,7 +71,7 @@ class XenStore:
     def tree(self, path: str, depth: int = 0) -> Iterator[tuple[int, str, str, str]]:
         """(depth, path, name, value) of everything below `path`, parents first."""
         node = self._find(path)
-        for name, child in ({} if node is None else node.children).items():
+        for name, child in sorted(({} if node is None else node.children).items()):
             full = f"{path.rstrip('/')}/{name}"
             yield depth, full, name, child.value
             yield from self.tree(full, depth + 1)

@@ -138,7 +138,7 @@ def _tokens(source: str, text: str) -> list[tuple[str, str, int]]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise _syntax(source, line, text[position])
+            raise _syntax(source, line, text[position], "lexical error")
         kind = str(match.lastgroup)
         if kind != "space":
             tokens.append((kind, match.group(), line))
@@ -147,10 +147,10 @@ def _tokens(source: str, text: str) -> list[tuple[str, str, int]]:
     return tokens
 
 
-def _syntax(source: str, line: int, near: str) -> ConfigError:
+def _syntax(source: str, line: int, near: str, what: str = "syntax error") -> ConfigError:
     shown = "end of line" if near == "\n" else f"`{near}'"
     return ConfigError(
-        f"{source}:{line}: config parsing error near {shown}: syntax error\n"
+        f"{source}:{line}: config parsing error near {shown}: {what}\n"
         "Failed to parse config: Invalid argument"
     )  # fmt: skip
 

@@ -83,7 +83,7 @@ async def test_too_little_memory(mk1: SimulatedHost) -> None:
         (config(kernel="/boot/none"), 3, "failed to open file '/boot/none': No such file or directory"),
         (config(bridge="xenbr7"), 3, "script: Could not find bridge device xenbr7"),
         (config(bridge="xenbr7"), 3, "unable to add vif devices"),
-        (config(disk="format=raw,vdev=xvda,target=/dev/drbd9"), 6, "failed to stat: /dev/drbd9"),
+        (config(disk="format=raw,vdev=xvda,target=/dev/drbd9"), 3, "failed to stat: /dev/drbd9"),
         (config(disk="format=raw,vdev=xvda,script=block-xentandem,target=/dev/sda"), 3, "unable to add disk devices"),
         (
             config(disk="vdev=xvda,script=block-none,target=/dev/drbd1"),
@@ -118,7 +118,7 @@ async def test_kernel_and_ramdisk_must_be_there(mk1: SimulatedHost, kind: str) -
         created = await create(mk1, text)
         assert created.exit == 3
         assert created.stderr.splitlines()[1] == (
-            "xc: error: panic: xg_dom_core.c:206: failed to open file '/boot/none': "
+            "xc: error: panic: xg_dom_core.c:205: failed to open file '/boot/none': "
             "No such file or directory: Internal error"
         )
         assert "cannot (re-)build domain: -3" in created.stderr

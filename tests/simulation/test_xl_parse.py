@@ -95,7 +95,7 @@ def test_disks(text: str, disk: DiskSpec) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('name = "x', "shaolin:1: config parsing error near `\"': syntax error"),
+        ('name = "x', "shaolin:1: config parsing error near `\"': lexical error"),
         ("name = ", "config parsing error near end of line"),
         ("\n\nname 3", "shaolin:3: config parsing error near `3'"),
         ("disk = ['a' 'b']", "config parsing error near `'b''"),
