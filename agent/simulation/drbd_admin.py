@@ -13,7 +13,7 @@ from agent.simulation.drbd_handshake import Parting, settle
 from agent.simulation.drbd_metadata import Metadata
 from agent.simulation.drbd_resync import Resync
 from agent.simulation.drbd_roles import can_resync, demote
-from agent.simulation.drbd_state import PRIMARY, Failure, StateError, connected, disk_rank
+from agent.simulation.drbd_state import PRIMARY, SECONDARY, Failure, StateError, connected, disk_rank
 from agent.simulation.drbd_volume import Net, Volume
 from agent.simulation.lvm import LogicalVolume
 
@@ -162,12 +162,12 @@ async def resize(kernel: Kernel, given: Arguments) -> str:
     volume = kernel.minor(_minor(given))
     if connected(volume.state.cs) and volume.state.cs != "Connected":
         raise Failure(130)
-    session = volume.session
-    if not connected(volume.state.cs) or session is None:
-        raise StateError(-15)
-    peer = session.peer(volume)
-    if not volume.primary and not peer.primary:
+    session = volume.session if connected(volume.state.cs) else None
+    if volume.state.role == volume.state.peer_role == SECONDARY:
         raise Failure(131)
+    if session is None:
+        return _resize_alone(volume)
+    peer = session.peer(volume)
     sizes = []
     for end in (volume, peer):
         if end.backing is None or end.metadata is None:
@@ -175,6 +175,7 @@ async def resize(kernel: Kernel, given: Arguments) -> str:
         sizes.append(md.usable_bytes(end.backing.size) if end.metadata.internal else end.backing.size)
     if "size" in given.options:
         sizes.append(drbd_options.number(given.options["size"], 512))
+    peer.peer_known = volume.block.generation
     size = min(sizes) // md.BLOCK * md.BLOCK
     if size < volume.known_size:
         raise Failure(111)
@@ -185,6 +186,14 @@ async def resize(kernel: Kernel, given: Arguments) -> str:
         source, target = (volume, peer) if volume.primary else (peer, volume)
         session.resync = Resync(session, source, target, full=False)
         session.resync.start()
+    return ""
+
+
+def _resize_alone(volume: Volume) -> str:
+    """How much room the peer has is not known: the size stays, internal metadata goes to the disk's new end."""
+    if volume.backing is None:
+        raise Failure(138)
+    volume.grow(volume.known_size, clean=True)
     return ""
 
 

@@ -49,13 +49,13 @@ def begin_resync(source: Generation, target: Generation, fresh: int) -> tuple[Ge
     return source.with_bitmap(uuid), Generation(uuid & ~1 | target.current & 1, 0, target.history)
 
 
-def end_resync(source: Generation, target: Generation, bitmap_before: int) -> tuple[Generation, Generation]:
+def end_resync(source: Generation, target: Generation, told: Generation) -> tuple[Generation, Generation]:
     """Identifiers of both afterwards: equal but for the bits that say "Primary".
 
-    `bitmap_before` is the source's bitmap identifier before the resync began.
+    `told` is what the source told of itself last, before the resync began: that is what the target takes over.
     """
-    before = bitmap_before or source.history[0]
-    finished = Generation(source.current & ~1 | target.current & 1, 0, (target.current & ~1, before))
+    before = told.bitmap or told.history[0]
+    finished = Generation(told.current & ~1 | target.current & 1, 0, (target.current & ~1, before))
     return source.with_bitmap(0), finished
 
 

@@ -41,6 +41,7 @@ async def handshake(session: Session) -> None:
 async def settle(session: Session) -> None:
     """Compare generations and begin what follows. Also used when a disk is attached to a live connection."""
     first, second = session.first, session.second
+    first.peer_known, second.peer_known = second.block.generation, first.block.generation
     if not (_has_disk(first) and _has_disk(second)):
         _check_exposed(first, second)
         _check_exposed(second, first)
@@ -120,7 +121,7 @@ def by_disk_states(verdict: int, first: Volume, second: Volume) -> int:
     mine, theirs = (disk_rank(end.disk) for end in (first, second))
     inconsistent = disk_rank("Inconsistent")
     if (mine == inconsistent) != (theirs == inconsistent):
-        full = abs(verdict) == gi.FULL_SOURCE
+        full = verdict == gi.SPLIT_BRAIN_FULL or abs(verdict) == gi.FULL_SOURCE
         direction = gi.SOURCE if mine > inconsistent else gi.TARGET
         return direction * (2 if full else 1)
     return verdict

@@ -22,6 +22,8 @@ MAGIC_84_UNCLEAN = 0x8374026C
 MAGIC_08 = 0x8374026B
 AL_EXTENT = 4 << 20  # one entry of the activity log
 AL_EXTENTS = 1237  # as many at most (drbd.conf(5), al-extents)
+AL_EXTENTS_NEW = 257  # what drbdmeta writes; the kernel writes its own number
+PEER_BIO_UNKNOWN, PEER_BIO = 4096, 1 << 20  # bytes of a request: to a peer that was never seen, to one of DRBD 8.4
 LOG_BYTES = 8192  # holds them as plain numbers: simpler than the kernel's transactions, and no tool reads them
 _SUPER = struct.Struct(">Q4QQQIIIiIiIIII")
 _NOT_ZERO, _NOT_FULL = re.compile(rb"[^\x00]"), re.compile(rb"[^\xff]")
@@ -58,9 +60,15 @@ class SuperBlock:
     agreed_size: int = 0  # bytes that both sides agreed on last ("la-size"), 0: never connected
     device_uuid: int = 0
     magic: int = MAGIC_08
+    al_extents: int = AL_EXTENTS_NEW
+    peer_bio: int = 0
 
     def flag(self, flag: int) -> bool:
         return bool(self.flags & flag)
+
+    def taken_up(self) -> SuperBlock:
+        """As the kernel writes it from now on."""
+        return replace(self, al_extents=AL_EXTENTS, peer_bio=max(self.peer_bio, PEER_BIO_UNKNOWN))
 
     def get_gi(self) -> str:
         """As `drbdadm get-gi` prints it."""
@@ -72,6 +80,27 @@ class SuperBlock:
 
 def _ones(data: bytes | bytearray) -> int:
     return int.from_bytes(data, "little").bit_count()
+
+
+def dump_words(data: bytes) -> str:
+    """A bitmap as `drbdmeta dump-md` prints it: 64-bit words, four a line; longer runs of the same only counted."""
+    words = [data[at : at + 4] for at in range(0, len(data), 4)]
+    lines, at = [], 0
+    while at < len(words):
+        if at % 64 == 0:
+            lines.append(f"   # at {128 * at}kB")
+        end = at
+        while end < len(words) and words[end] == words[at]:
+            end += 1
+        if (count := (end - at) // 8 * 8) > 8:
+            word = words[at][::-1].hex().upper()
+            lines.append(f"    {count // 2} times 0x{word}{word};")
+        else:
+            count = 8
+            line = (data[byte : byte + 8][::-1].hex().upper() for byte in range(4 * at, 4 * (at + 8), 8))
+            lines.append("    " + " ".join(f"0x{word};" for word in line))
+        at += count
+    return "".join(line + "\n" for line in lines)
 
 
 class Bitmap:
@@ -163,8 +192,9 @@ class Metadata:
         """`volume` holds the metadata; `data_size` is the backing device's size in bytes."""
         self.volume = volume
         self.internal = internal
+        self.size = data_size if internal else volume.size
         if internal:
-            self._super = (volume.size // SUPER_BYTES - 1) * SUPER_BYTES
+            self._super = (data_size // SUPER_BYTES - 1) * SUPER_BYTES
             self._log = self._super - AL_BYTES
             self._bits = self._log - bitmap_bytes(data_size)
             self.usable = self._bits
@@ -185,16 +215,16 @@ class Metadata:
     @property
     def sectors(self) -> int:
         """What the metadata takes: external (flexible) the whole device."""
-        return (self.volume.size - self._bits if self.internal else self.volume.size) // SECTOR
+        return (self.size - self._bits if self.internal else self.size) // SECTOR
 
     def read(self) -> SuperBlock:
         """Raises NoMetadata, OSError."""
         fields = _SUPER.unpack_from(self.volume.read_now(self._super, _SUPER.size))
-        agreed, current, bitmap, first, second, device_uuid, _, flags, magic = fields[:9]
+        agreed, current, bitmap, first, second, device_uuid, _, flags, magic, _, _, extents = fields[:12]
         if magic not in {MAGIC_08, MAGIC_84_UNCLEAN}:
             raise NoMetadata
         generation = Generation(current, bitmap, (first, second))
-        return SuperBlock(generation, flags, agreed * SECTOR, device_uuid, magic)
+        return SuperBlock(generation, flags, agreed * SECTOR, device_uuid, magic, extents, fields[14])
 
     def write(self, block: SuperBlock) -> None:
         generation = block.generation
@@ -207,12 +237,12 @@ class Metadata:
             0,
             block.flags,
             block.magic,
-            (self.volume.size - self._bits if self.internal else self._bits + bitmap_bytes(self.usable)) // SECTOR,
+            (self.size - self._bits if self.internal else self._bits + bitmap_bytes(self.usable)) // SECTOR,
             (self._log - self._super) // SECTOR,
-            AL_EXTENTS,
+            block.al_extents,
             (self._bits - self._super) // SECTOR,
             BLOCK,
-            1 << 20,
+            block.peer_bio,
             1,
             8,
         )
@@ -223,6 +253,16 @@ class Metadata:
         self.volume.write_now(self._bits, bytes(bitmap_bytes(self.usable)))
         self.write_log(())
         self.write(SuperBlock(device_uuid=device_uuid))
+
+    def move(self, to: Metadata) -> None:
+        """To the end of a volume that has grown."""
+        block, log = self.read(), self.read_log()
+        bits = self.volume.read_now(self._bits, bitmap_bytes(self.size))
+        to.write_log(tuple(log))
+        to.volume.write_now(to._bits, bits)
+        to.write(block)
+        if self._super < to._bits:
+            self.wipe()
 
     def wipe(self) -> None:
         self.volume.write_now(self._super, bytes(SUPER_BYTES))

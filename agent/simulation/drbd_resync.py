@@ -62,7 +62,6 @@ class Resync:
         self.progress: Progress | None = None
         self.rate = 0  # KiB/s that the target wants
         self._full = full
-        self._bitmap_before = 0
         self._commanded = commanded
         self._stopped = False
         self._simulation = source.host.simulation
@@ -142,7 +141,6 @@ class Resync:
             end.write_bitmap()
         if not self._going:
             return False
-        self._bitmap_before = source.block.generation.bitmap
         ours, theirs = begin_resync(source.block.generation, target.block.generation, source.kernel.random_uuid())
         source.save(generation=ours)
         if not self._going:
@@ -246,9 +244,10 @@ class Resync:
         if source.bitmap.count:
             await self._copy()
             return
-        ours, theirs = end_resync(source.block.generation, target.block.generation, self._bitmap_before)
+        ours, theirs = end_resync(source.block.generation, target.block.generation, target.peer_known)
         target.save(generation=theirs, flags=target.block.flags & ~md.FULL_SYNC)
         source.save(generation=ours)
+        source.peer_known = target.peer_known = target.block.generation
         if not self._going:
             return
         self.session.resync = None

@@ -147,6 +147,7 @@ def new_current_uuid(volume: Volume, *, clear_bitmap: bool) -> None:
         peer = session.peer(volume)
         if peer.bitmap is not None:
             peer.save(generation=volume.block.generation)
+            peer.peer_known = volume.block.generation  # the other way nothing is told
             peer.mark_blocks(0, peer.bitmap.blocks, out_of_sync=False)
             volume.change(disk="UpToDate", peer_disk="UpToDate")
             peer.change(disk="UpToDate", peer_disk="UpToDate")

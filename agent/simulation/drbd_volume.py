@@ -83,6 +83,7 @@ class Volume:
         self.attached_as = "Diskless"  # the disk's own claim while it is Negotiating
         self.exposed = 0  # identifier of the data that was last shown to whoever has the device open
         self.new_uuid_due = False
+        self.peer_known = Generation()  # the peer's identifiers when it told of them last
         self.transient = False  # a state change with the peer is under way
         self.log_of_activity = ActivityLog(self)
 
@@ -174,6 +175,7 @@ class Volume:
             flags=block.flags if flags is None else flags,
             generation=block.generation if generation is None else generation,
             agreed_size=block.agreed_size if agreed_size < 0 else agreed_size,
+            peer_bio=md.PEER_BIO if connected(self.state.cs) else block.peer_bio,
         )
         if new != block:
             self.block = new
@@ -220,7 +222,7 @@ class Volume:
         if backing.claimed_by is not None:
             raise Failure(114)
         try:
-            block = metadata.read()
+            block = metadata.read().taken_up()
             if not block.flag(md.AL_CLEAN) or block.magic != md.MAGIC_08:
                 raise Failure(165)
             bitmap = metadata.read_bitmap()

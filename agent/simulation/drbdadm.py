@@ -197,6 +197,15 @@ async def _new_current_uuid(call: Call, resource: ResourceConfig) -> int:
     return await call.setup("new-current-uuid", _minor(call, resource), *call.options)
 
 
+async def _resize(call: Call, resource: ResourceConfig) -> int:
+    if status := await call.setup("resize", _minor(call, resource), *call.options):
+        return status
+    part = resource.hosts[call.host.name]
+    if (metadata := call.host.drbd.minors[part.device].metadata) is not None:
+        drbdmeta.remember(call.host, part, metadata)
+    return 0
+
+
 async def _sh_minor(call: Call, resource: ResourceConfig) -> int:
     call.stdout += _minor(call, resource) + "\n"
     return 0
@@ -219,6 +228,7 @@ COMMANDS: dict[str, Function] = {
     "net-options": _net_options,
     "up": _up,
     "adjust": _adjust,
+    "resize": _resize,
     "new-current-uuid": _new_current_uuid,
     "sh-minor": _sh_minor,
     "sh-dev": _sh_dev,
@@ -229,7 +239,7 @@ COMMANDS: dict[str, Function] = {
     **{
         name: _on_minor(name)
         for name in (
-            "primary", "secondary", "detach", "disk-options", "resize", "role", "cstate", "verify", "pause-sync",
+            "primary", "secondary", "detach", "disk-options", "role", "cstate", "verify", "pause-sync",
             "resume-sync", "suspend-io", "resume-io", "invalidate-remote", "wait-connect",
         )
     },

@@ -151,11 +151,11 @@ def test_whatever_happens_both_sides_decide_the_same(events: list[str]) -> None:
         assert (verdict > 0) != (other > 0)
         source = 0 if verdict > 0 else 1
         assert not news[1 - source]
-        before = sides[source].bitmap
+        told = sides[source]
         ours, theirs = gi.begin_resync(sides[source], sides[1 - source], next(numbers))
         unfinished = source
         if event == "resync":
-            ours, theirs = gi.end_resync(ours, theirs, before)
+            ours, theirs = gi.end_resync(ours, theirs, told)
             assert ours == theirs
             news, unfinished = [set(), set()], None
         sides[source], sides[1 - source] = ours, theirs
