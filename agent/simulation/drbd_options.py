@@ -14,6 +14,7 @@ class Option:
     unit: str = ""
     scale: int = 0  # 0: not a number; 1: plain or bytes; 1024: KiB (resync rates), 512: sectors
     words: tuple[str, ...] = ()
+    limits: tuple[int, int] | None = None  # of a number, where drbdadm looks at it itself; in units of `scale`
 
     def text(self, value: str) -> str:
         """A value as drbdsetup prints it; raises ValueError when it can't be one."""
@@ -47,15 +48,15 @@ AFTER_SB = ("disconnect", "discard-younger-primary", "discard-older-primary", "d
 
 NET: dict[str, Option] = {
     "protocol": Option("C", words=("A", "B", "C")),
-    "timeout": Option("60", "1/10 seconds", 1),
-    "max-epoch-size": Option("2048", scale=1),
-    "max-buffers": Option("2048", scale=1),
+    "timeout": Option("60", "1/10 seconds", 1, limits=(1, 600)),
+    "max-epoch-size": Option("2048", scale=1, limits=(1, 20000)),
+    "max-buffers": Option("2048", scale=1, limits=(32, 131072)),
     "unplug-watermark": Option("128", scale=1),
-    "connect-int": Option("10", "seconds", 1),
-    "ping-int": Option("10", "seconds", 1),
-    "sndbuf-size": Option("0", "bytes", 1),
-    "rcvbuf-size": Option("0", "bytes", 1),
-    "ko-count": Option("7", scale=1),
+    "connect-int": Option("10", "seconds", 1, limits=(1, 120)),
+    "ping-int": Option("10", "seconds", 1, limits=(1, 120)),
+    "sndbuf-size": Option("0", "bytes", 1, limits=(0, 10 << 20)),
+    "rcvbuf-size": Option("0", "bytes", 1, limits=(0, 10 << 20)),
+    "ko-count": Option("7", scale=1, limits=(0, 200)),
     "allow-two-primaries": Option("no", words=BOOLEAN),
     "cram-hmac-alg": Option(""),
     "shared-secret": Option(""),
@@ -68,8 +69,8 @@ NET: dict[str, Option] = {
     "data-integrity-alg": Option(""),
     "tcp-cork": Option("yes", words=BOOLEAN),
     "on-congestion": Option("block", words=("block", "pull-ahead", "disconnect")),
-    "congestion-fill": Option("0s", "bytes", 512),
-    "congestion-extents": Option("1237", scale=1),
+    "congestion-fill": Option("0s", "bytes", 512, limits=(0, 10 << 21)),
+    "congestion-extents": Option("1237", scale=1, limits=(67, 0xFFFE)),
     "csums-alg": Option(""),
     "csums-after-crash-only": Option("no", words=BOOLEAN),
     "verify-alg": Option(""),
@@ -83,17 +84,17 @@ DISK: dict[str, Option] = {
     "disk-flushes": Option("yes", words=BOOLEAN),
     "disk-drain": Option("yes", words=BOOLEAN),
     "md-flushes": Option("yes", words=BOOLEAN),
-    "resync-rate": Option("250k", "bytes/second", 1024),
+    "resync-rate": Option("250k", "bytes/second", 1024, limits=(1, 4 << 20)),
     "resync-after": Option("-1"),
     "al-extents": Option("1237", scale=1),
     "al-updates": Option("yes", words=BOOLEAN),
     "discard-zeroes-if-aligned": Option("yes", words=BOOLEAN),
     "disable-write-same": Option("no", words=BOOLEAN),
-    "c-plan-ahead": Option("20", "1/10 seconds", 1),
-    "c-delay-target": Option("10", "1/10 seconds", 1),
-    "c-fill-target": Option("100s", "bytes", 512),
-    "c-max-rate": Option("102400k", "bytes/second", 1024),
-    "c-min-rate": Option("250k", "bytes/second", 1024),
+    "c-plan-ahead": Option("20", "1/10 seconds", 1, limits=(0, 300)),
+    "c-delay-target": Option("10", "1/10 seconds", 1, limits=(1, 100)),
+    "c-fill-target": Option("100s", "bytes", 512, limits=(0, 1 << 20)),
+    "c-max-rate": Option("102400k", "bytes/second", 1024, limits=(250, 4 << 20)),
+    "c-min-rate": Option("250k", "bytes/second", 1024, limits=(0, 4 << 20)),
     "disk-timeout": Option("0", "1/10 seconds", 1),
     "read-balancing": Option("prefer-local"),
     "rs-discard-granularity": Option("0", scale=1),
@@ -102,17 +103,16 @@ RESOURCE: dict[str, Option] = {
     "cpu-mask": Option(""),
     "on-no-data-accessible": Option("io-error", words=("io-error", "suspend-io")),
 }
-STARTUP = {
-    "wfc-timeout", "degr-wfc-timeout", "outdated-wfc-timeout", "wait-after-sb", "become-primary-on", "stacked-timeouts",
-}  # fmt: skip
+STARTUP = {name: Option("0", scale=1, limits=(0, 300000)) for name in ("wfc-timeout", "degr-wfc-timeout",
+                                                                      "outdated-wfc-timeout")}  # fmt: skip
 HANDLERS = {
     "pri-on-incon-degr", "pri-lost-after-sb", "pri-lost", "initial-split-brain", "split-brain", "outdate-peer",
     "fence-peer", "unfence-peer", "local-io-error", "before-resync-target", "before-resync-source",
     "after-resync-target", "out-of-sync",
 }  # fmt: skip
-SYNCER_TO_DISK = {"rate": "resync-rate", "after": "resync-after", "al-extents": "al-extents"}
-SYNCER_TO_NET = {"verify-alg": "verify-alg", "csums-alg": "csums-alg", "use-rle": "use-rle"}
-"""8.3's `syncer` section, which 8.4's parser still reads."""
+DEPRECATED = {"delay-probe-volume", "delay-probe-interval", "throttle-threshold", "hold-off-threshold"}
+NOW = {"rate": "resync-rate", "after": "resync-after", "outdate-peer": "fence-peer"}
+"""8.3's names, which 8.4's parser still reads."""
 
 
 def value(options: dict[str, str], table: dict[str, Option], name: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 USAGE = 1
 BAD_CONFIG = 10
+NO_FILE = 20
 NO_HANDLER = 127
 TOLD_OF = 10  # lower statuses of a tool underneath are passed on without a word
 VERSION = """\
@@ -264,9 +265,9 @@ async def run(host: SimulatedHost, argv: list[str], stdin: bytes) -> Completed:
     try:
         resources = parse(host.files, files.get("c", MAIN), test=files.get("t"))
     except ConfigError as error:
-        return failed(argv, BAD_CONFIG, str(error))
+        return failed(argv, error.exit, str(error))
     except FileNotFoundError as error:
-        return failed(argv, USAGE, f"Can not open '{error.filename}'.\n: No such file or directory\n")
+        return failed(argv, NO_FILE, f"Can not open '{error.filename}'.\n.")
     if command == "sh-nop":
         return Completed(tuple(argv), 0, "", "")
     if command == "sh-resources":
@@ -290,16 +291,9 @@ async def _each(
         chosen = []
         for name in names:
             resource = _named(name, resources, call.host.name)
-            if resource is None:
+            if resource is None or call.host.name not in resource.hosts:
                 call.stderr += f"'{name}' not defined in your config (for this host).\n"
                 return USAGE
-            if call.host.name not in resource.hosts:
-                call.stderr += (
-                    f"'{resource.name}' ignored, since this host ({call.host.name}) is not mentioned "
-                    "with an 'on' keyword.\n"
-                )
-                status = USAGE
-                continue
             chosen.append(resource)
     for resource in chosen:
         status = max(status, await COMMANDS[command](call, resource))
