@@ -111,16 +111,14 @@ def changed(state: HostState | None, event: WatchEvent) -> HostState | None:
 
 
 def volume_words(state: HostState) -> str | None:
-    """What does not pass in an instant: Attaching, Negotiating and the bitmaps' exchange are seen by luck."""
+    """What does not pass in an instant: the way up to a connection and the bitmaps' exchange are seen by luck."""
     volume = state.volumes.get(RESOURCE)
     if volume is None or volume.disk not in ("Diskless", "Inconsistent", "UpToDate", "Outdated"):
         return None
     if volume.peer is None:
         return f"{volume.role} {volume.disk}"
     peer = volume.peer
-    if peer.connection not in ("StandAlone", "Connecting", "Connected") or peer.replication not in (
-        "Off", "Established", "SyncSource", "SyncTarget",
-    ):  # fmt: skip
+    if peer.connection != "Connected" or peer.replication not in ("Established", "SyncSource", "SyncTarget"):
         return None
     return f"{volume.role}/{peer.role} {volume.disk}/{peer.disk} {peer.connection} {peer.replication}"
 
