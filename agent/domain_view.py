@@ -8,6 +8,7 @@ from agent.protocol import DomainDisk, DomainState
 
 _Disks = tuple[DomainDisk, ...]
 _Identity = tuple[int, str | None]  # domid and uuid
+_Identities = set[tuple[int, str, str | None, str]]
 
 
 class DomainView:
@@ -18,6 +19,7 @@ class DomainView:
         self._turn = 0  # which asking `_listed` is the answer of
         self._disks: dict[_Identity, _Disks | None] = {}  # None: xenstore could not be read
         self._known_disks: dict[_Identity, _Disks] = {}  # what was last read of each, whatever came after
+        self._looked_at: _Identities = set()  # whose disks were read
         self.used_by: dict[str, tuple[str, ...]] = {}
         """Names of domains by device."""
 
@@ -27,6 +29,7 @@ class DomainView:
 
     def take_all(self, domains: tuple[DomainState, ...], turn: int) -> None:
         self.take_list(domains, turn)
+        self._looked_at = identities(domains)
         known = self._known_disks
         self._disks = {_identity(one): one.disks for one in domains}
         self._known_disks = {key: known.get(key, ()) if disks is None else disks for key, disks in self._disks.items()}
@@ -34,6 +37,11 @@ class DomainView:
         for domain in domains:
             for disk in self._known_disks[_identity(domain)]:
                 self.used_by[disk.device] = (*self.used_by.get(disk.device, ()), domain.name)
+
+    @property
+    def outdated(self) -> bool:
+        """Somebody's list, for instance that of a start or a move, tells of what the disks were not read for."""
+        return identities(self._listed) != self._looked_at
 
     def shown(self, before: Mapping[str, DomainState]) -> dict[str, DomainState]:
         """By str(domid). What only used CPU time is the value that it was in `before`."""
@@ -53,6 +61,11 @@ def _telling(one: DomainState) -> tuple[object, ...]:
 
 def _identity(one: DomainState) -> _Identity:
     return one.domid, one.uuid
+
+
+def identities(domains: Iterable[DomainState]) -> _Identities:
+    """Which domains there are, and what each does."""
+    return {(one.domid, one.name, one.uuid, one.state) for one in domains}
 
 
 def changed_keys(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:

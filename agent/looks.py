@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.core import Context
+from agent.domain_view import identities
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut
 from agent.protocol import DomainState, HostFacts
@@ -63,12 +64,8 @@ class Looks:
         if look.domains is None or look.drbd is None or look.facts is None or look.facts.xen_version is None:
             return False
         observer = self._context.observer
-        same = _identities(look.domains) == _identities(observer.state.domains.values())
+        same = identities(look.domains) == identities(observer.state.domains.values())
         return same and all(observer.seen(one) == look.drbd.get(one) for one in resources)
-
-
-def _identities(domains: Iterable[DomainState]) -> set[tuple[int, str, str | None, str]]:
-    return {(one.domid, one.name, one.uuid, one.state) for one in domains}
 
 
 async def _readable(reading: Awaitable[T]) -> T | None:

@@ -229,9 +229,8 @@ class Observer:
             begun = self._context.host.monotonic()
             news = news or begun - full >= DISKS_SECONDS
             if not news:
-                before = self.state.domains
                 await self._try(self.read_domain_list)
-                news = self.state.domains is not before
+                news = self._domains.outdated
             if news:
                 await self._try(self.read_domains)
                 full = self._context.host.monotonic()

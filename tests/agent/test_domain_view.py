@@ -43,6 +43,20 @@ def test_disks_that_come_late_do_not_bring_an_older_list_back() -> None:
     assert {key: (one.state, one.disks) for key, one in shown.items()} == {"1": ("paused", (DISK,))}
 
 
+def test_what_the_disks_were_not_read_for_is_known_whoever_read_the_list() -> None:
+    view = DomainView()
+    assert not view.outdated
+    view.take_list((domain(state="paused"),), 1)
+    assert view.outdated
+    view.take_all((domain(state="paused", disks=()),), 2)
+    assert not view.outdated
+    view.take_list((domain(cpu_seconds=2.0),), 3)  # it runs, with its disks
+    assert view.outdated
+    view.take_all((domain(disks=(DISK,)),), 4)
+    view.take_list((domain(cpu_seconds=9.0, flags="r-----"),), 5)
+    assert not view.outdated
+
+
 def test_unreadable_disks_are_shown_as_such_and_still_count_as_used() -> None:
     view = DomainView()
     view.take_all((domain(disks=(DISK,)),), 1)
