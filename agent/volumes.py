@@ -199,6 +199,7 @@ class Volumes:
         if missing:
             record = self.save(resource, record, volume="making")
             await self._check_room(missing)
+            await self._context.drbd.forget_place(desired.minor)
             for group, name, size in missing:
                 await self._context.lvm.create(group, name, size, [owner_tag(desired.uid)])
             present = await self._context.observer.read_logical_volumes()

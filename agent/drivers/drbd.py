@@ -65,6 +65,7 @@ FAILURE_REASONS = {
     158: "UnknownResource",
     165: "UncleanMetadata",
 }
+LAST_PLACE = "/var/lib/drbd/drbd-minor-{}.lkbd"
 _NO_METADATA = "No valid meta data found"
 
 
@@ -180,8 +181,9 @@ class Drbd:
 
         None only when DRBD says in words that there is no metadata: get-gi exits 1 without a word then, so dump-md is
         asked.
-        Metadata that LVM moved away from the end of the device also reads as None, and so does a replaced disk: None
-        alone is no leave to create metadata. Raises Unreadable, CommandTimedOut, DriverError("ToolMissing").
+        A replaced disk reads as None, too, and so does metadata that LVM moved away from the end of the device, unless
+        drbdmeta has noted its place (then Unreadable, until `up` moves it): None alone is no leave to create metadata.
+        Raises Unreadable, CommandTimedOut, DriverError("ToolMissing").
         """
         completed = await run(self._host, ["drbdadm", "get-gi", resource])
         if completed.exit == 0:
@@ -238,6 +240,14 @@ class Drbd:
         """Remove the resource's file. Take it down first: drbdadm does not know it afterwards."""
         for suffix in ("", ".new", ".others"):  # the last two are left when `install` was interrupted
             await self._host.remove(f"{FOLDER}/{resource}.res{suffix}")
+
+    async def forget_place(self, minor: int) -> None:
+        """Before a volume is made: where the metadata of that minor was last is where another volume's was.
+
+        drbdmeta notes it, looks there in a disk that has none at its end (it may have grown), and would find what the
+        removed volume left: then neither get-gi nor dump-md says that there is none.
+        """
+        await self._host.remove(LAST_PLACE.format(minor))
 
     async def create_metadata(self, resource: str) -> None:
         """Write fresh metadata where none is; destroys the data generation that was there.

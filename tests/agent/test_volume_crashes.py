@@ -146,8 +146,8 @@ async def test_an_undisturbed_life(tmp_path: Path, policy: str) -> None:
         assert len(changes) == STEPS[policy], "\n".join(changes)
 
 
-STEPS = {"Delete": 18, "Retain": 19}  # changes of the host in such a life
-CHANGES = [("Delete", step) for step in range(1, 19)] + [("Retain", step) for step in (18, 19)]  # the rest is the same
+STEPS = {"Delete": 19, "Retain": 20}  # changes of the host in such a life
+CHANGES = [("Delete", step) for step in range(1, 20)] + [("Retain", step) for step in (19, 20)]  # the rest is the same
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -297,6 +297,15 @@ async def test_delete_removes_everything(fleet: Fleet) -> None:
         await fleet.put_volume_ok(name, uid=OTHER)  # and the names are free
 
 
+async def test_a_greater_volume_in_the_place_of_a_deleted_one_is_new(fleet: Fleet) -> None:
+    """The deleted one's metadata still lies where drbdmeta noted it, and would be taken for the new one's."""
+    await ready(fleet)
+    assert await fleet.remove_volume("mk1", "Delete") == (204, None)
+    volume = await fleet.put_volume_ok("mk1", uid=OTHER, size=128 << 20, level="Provisioned")
+    assert volume.generation is not None
+    assert volume.generation.fresh
+
+
 async def test_a_volume_that_was_deleted_before_it_came_is_not_made(fleet: Fleet) -> None:
     """What was asked first arrives last; also at an agent that was killed in between."""
     assert await fleet.remove_volume("mk1", "Retain") == (204, None)

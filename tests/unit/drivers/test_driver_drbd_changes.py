@@ -49,6 +49,7 @@ async def test_no_metadata_is_believed_only_in_words() -> None:
         (1, "", 'Found meta data is "unclean", please apply-al first\n'),
         (20, "", "open(/dev/vg0/vm_shaolin) failed: No such file or directory\n"),
         (0, '# DRBD meta data dump\nversion "v08";\n', ""),
+        (0, "# md_size_sect 80\n#\n### Device seems to have been resized!\n", ""),
         (1, "", ""),
     ],
 )
