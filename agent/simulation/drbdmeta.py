@@ -58,6 +58,8 @@ def run(host: SimulatedHost, part: HostPart, command: str, *, force: bool) -> tu
             return _create(host, part, backing, metadata, force)
         return _run(host, part, metadata, command, force)
     except md.NoMetadata:
+        if command == "wipe-md":
+            return "", "There appears to be no drbd meta data to wipe out?\n"
         silent = command in {"get-gi", "show-gi", "outdate", "invalidate"}
         raise MetaError(NO_METADATA, "" if silent else "No valid meta data found\n") from None
     except OSError as error:
