@@ -52,7 +52,8 @@ def test_a_recording_is_read_as_it_was_written() -> None:
         recording = Recording.load(name)
         assert recording is not None
         assert recording.seen
-        assert all(one.label and one.text for one in recording.seen), name
+        assert all(one.label for one in recording.seen), name
+        assert any(one.text for one in recording.seen), name  # of a preflight nothing may be said
 
 
 def test_equal_identifiers_keep_being_equal() -> None:
