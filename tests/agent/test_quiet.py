@@ -16,7 +16,7 @@ class Clock:
     def __init__(self) -> None:
         self.time = 100.0
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         return self.time
 
     async def sleep(self, seconds: float) -> None:

@@ -46,8 +46,8 @@ class Faults:
         """
         traps = self._set.setdefault((host, program), [])
         traps.append((name or f"{program.rpartition('/')[2]}-{len(traps)}", words, script))
-        real = BLOCK_SCRIPT if program == HOTPLUG else self._hosts.on(host, f"PATH=/usr/sbin:/usr/bin which {program}")
-        lines = ["#!/bin/sh", f"real={real.strip()}"]
+        real = BLOCK_SCRIPT if program == HOTPLUG else f"$(PATH=/usr/sbin:/usr/bin; command -v {program})"
+        lines = ["#!/bin/sh", f"real={real}"]
         for one, beginning, what in traps:
             lines += [
                 f"trap={TRAPS}/{one}",
