@@ -310,12 +310,10 @@ class Scene:
 
         Looks that find nothing new may come meanwhile: what waits for a host is looked at again and again.
         """
-        controller = next(reversed(self._runs))
-        deadline = time.monotonic() + seconds
-        writes, written = -1, time.monotonic()
-        busy = written
+        controller, begun = next(reversed(self._runs)), time.monotonic()
+        writes, written, busy = -1, begun, begun
         while time.monotonic() < max(written + unwritten, busy + REST_SECONDS):
-            assert time.monotonic() < deadline, await self._told("the controller does not come to rest", None)
+            assert time.monotonic() - begun < seconds, await self._told("the controller does not come to rest", None)
             if (now := object_writes(controller)) != writes:
                 writes = now
                 written = busy = time.monotonic()
