@@ -21,6 +21,7 @@ MARK = "XENTANDEM_SCOPE"
 RUNNER = Path(__file__).resolve().parent / "scripts" / "xentandem-job"
 SYSTEMD = Path("/run/systemd/system")
 _FOLLOW_SECONDS = 0.01
+_STARTING_SECONDS = 0.1
 _SCOPE = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 
 
@@ -182,10 +183,11 @@ class Jobs:
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
                 env=environment(str(folder)), start_new_session=True, cwd="/",
             )  # fmt: skip
-            while True:
-                if (folder / "pid").exists() or runner.returncode is not None:
-                    return RealJob(scope, folder, self._starting)
-                await asyncio.sleep(_FOLLOW_SECONDS)
+            pause = _FOLLOW_SECONDS
+            while not (folder / "pid").exists() and runner.returncode is None:
+                await asyncio.sleep(pause)
+                pause = min(1.5 * pause, _STARTING_SECONDS)  # a host on which starts take long has no time to spare
+            return RealJob(scope, folder, self._starting)
         finally:
             self._starting.discard(scope)
 

@@ -30,7 +30,7 @@ from agent.vm_store import VmStore, config_path, domain_lock
 if TYPE_CHECKING:
     from agent.migration.relocation import Relocation
 
-FOLLOW_SECONDS = 0.2  # between two looks while the relay does not ring
+FOLLOW_SECONDS = 0.5  # between two looks while the relay does not ring
 SILENCE_LIMIT = 300.0  # no byte, no message, and xl still there: given up before the permission to go
 XL_END_LIMIT = 120.0  # xl's own clean-up after its last word
 STEADY_SECONDS = 1.0

@@ -42,7 +42,7 @@ async def test_a_repeated_request_joins(running: Pair) -> None:
 
 
 async def test_progress_shows_and_never_runs_backwards(running: Pair) -> None:
-    running.simulation.slow_link(100e6)
+    running.simulation.slow_link(20e6)
     await running.move()
     seen: list[tuple[float, int, int]] = []
 
