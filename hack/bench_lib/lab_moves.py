@@ -116,7 +116,9 @@ class Race:
             if move.get("target") == target and move.get("outcome") in ("Failed", "Cancelled"):
                 raise Failed(f"the move ended as {move['outcome']}: {move.get('message', '')}")
             if move.get("target") == target and view.migration(vm):
-                told.append(Moment("status", view.phase_of_move(move), at))
+                phase = view.phase_of_move(move)
+                if not told or told[-1].what != phase:  # each step's begin, not its progress
+                    told.append(Moment("status", phase, at))
             here = view.placed_on(vm) == target and view.phase_of(vm) == "Running"
             return here and view.current(vm) and not view.migration(vm)
 
