@@ -30,7 +30,7 @@ from agent.migration.stream import ReceiverStream, SenderStream
 
 CHUNK = 256 << 10
 _PIPE_SIZE = 1 << 20
-_WRITE_EVERY = 0.5  # seconds between progress files while nothing of weight happens
+_WRITE_EVERY = 0.2  # seconds between progress files while nothing of weight happens
 _LINE_LIMIT = 4096
 BELL = ".bell"  # after the progress file's name: the FIFO at which the agent listens
 

@@ -311,15 +311,16 @@ async def test_a_target_that_reads_no_more_is_given_up_after_the_limit(
         await leave.wait()
 
     async with endpoint(certificates["mk2"], behave) as port:
-        await rig.start(port, certificates["mk1"], limit=5.0)
+        await rig.start(port, certificates["mk1"], limit=3.0)
         began = time.monotonic()
         feeding = asyncio.ensure_future(_feed(rig, b"\xa5" * (64 << 20)))
         status, words = await rig.end()
         feeding.cancel()
         leave.set()
     assert status == 1
-    assert "nothing moved for 5 s" in words or "timed out" in words.lower()
-    assert time.monotonic() - began >= 5.0
+    # By the relay's own clock, or by TCP_USER_TIMEOUT, which TLS may tell as an end (tcp(7))
+    assert any(one in words.lower() for one in ("nothing moved for 3 s", "timed out", "relay: closed")), words
+    assert time.monotonic() - began >= 3.0
 
 
 async def _feed(rig: Rig, data: bytes) -> None:
