@@ -76,8 +76,8 @@ def _vm(world: World, found: ApiObject, decision: Decision) -> Iterator[str]:
                 yield "another VM is changed"
             case PutDomain(host, body) if body.state == "Released":
                 told = placement is not None and host != placement.node and body.epoch <= placement.epoch
-                at_home = before.placement is not None and host == before.placement.node
-                if not told and not (at_home and before.placement and body.epoch > before.placement.epoch):
+                home = before.placement or placement  # found by a promise, it is recorded first
+                if not told and not (home is not None and host == home.node and body.epoch > home.epoch):
                     yield "a release that is none: neither of its host with a new epoch, nor of one that lost it"
                 if domains_on(world.objects.host(host), uid, found.metadata.name):
                     yield "it is released while a domain of it is there"
