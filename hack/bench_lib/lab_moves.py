@@ -109,7 +109,8 @@ class Race:
         target = "mk2" if source == "mk1" else "mk1"
         stage.records(self._ours, source)
         time.sleep(REST_SECONDS)
-        cpu, told = stage.both.dom0_seconds(), []
+        cpu = stage.both.dom0_seconds()
+        told: list[Moment] = []
 
         def over(vm: Object, at: float) -> bool:
             move = view.status_of(vm).get("migration") or {}
