@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.protocol import InitialSync, MigrateReceive, MigrateSend, WriteContent
+from agent.protocol import InitialSync, MigrateReceive, MigrateSend, VolumeState, WriteContent
 from controller.api.common import ApiObject
 from controller.api.drbdvolume import DrbdVolume
 from controller.api.xennode import XenNode
@@ -44,6 +44,14 @@ def _any(world: World, found: ApiObject, decision: Decision) -> Iterator[str]:
             yield "its status does not come back from the API server as it was written"
 
 
+def _survives(world: World, vm: XenVM, promotion: PutVolume, seen: VolumeState) -> bool:
+    """Consistent, and a verdict that is on record names its host: it was good when it lost the other one."""
+    volumes = [world.objects.volume((vm.metadata.namespace, disk.volume)) for disk in vm.spec.disks]
+    records = [one.status.verdict for one in volumes if one is not None and one.metadata.uid == promotion.body.uid]
+    survivors = {one.survivor for one in (*records, seen.fence.verdict) if one is not None}
+    return seen.disk == "Consistent" and promotion.host in survivors
+
+
 def _vm(world: World, found: ApiObject, decision: Decision) -> Iterator[str]:
     assert isinstance(found, XenVM)
     before, uid = found.status, found.metadata.uid
@@ -68,7 +76,8 @@ def _vm(world: World, found: ApiObject, decision: Decision) -> Iterator[str]:
             yield "a disk becomes Primary where the VM is not placed"
         view = world.objects.host(promotion.host).live
         seen = view.volumes.get(promotion.body.resource) if view else None
-        if seen is None or seen.disk != "UpToDate" or (seen.peer is not None and seen.peer.role == "Primary"):
+        good = seen is not None and (seen.disk == "UpToDate" or _survives(world, found, promotion, seen))
+        if seen is None or not good or (seen.peer is not None and seen.peer.role == "Primary"):
             yield "a disk becomes Primary that is not good, or whose peer is Primary"
     for request in decision.requests:
         match request:
