@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -30,6 +31,8 @@ OUTPUT_LIMIT = 16 << 20
 _LINE_LIMIT = 1 << 20
 _CHUNK = 4 << 20
 _DRAIN_SECONDS = 1.0
+_PIPE = asyncio.subprocess.PIPE
+_PIPE_SIZE = 1 << 20  # bytes in the pipe to a command that takes a stream: fewer turns between it and us
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -108,16 +111,23 @@ class RealHost:
         self._jobs.forget(scope)
 
     async def pipe(self, argv: Sequence[str]) -> PipedProcess:
-        mark = f"pipe-{uuid.uuid4()}"
-        return RealPipe((await self._spawn(argv, mark=mark)).process, mark)
+        mark, (reading, writing) = f"pipe-{uuid.uuid4()}", os.pipe()
+        try:
+            process = (await self._spawn(argv, mark=mark, stdin=reading)).process
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        return RealPipe(process, writing, mark)
 
     async def _spawn(
-        self, argv: Sequence[str], *, mark: str | None = None, stderr: int = asyncio.subprocess.PIPE
+        self, argv: Sequence[str], *, mark: str | None = None, stdin: int = _PIPE, stderr: int = _PIPE
     ) -> _Command:
-        loop, pipe, exited = asyncio.get_running_loop(), asyncio.subprocess.PIPE, asyncio.Event()
+        loop, exited = asyncio.get_running_loop(), asyncio.Event()
         transport, protocol = await loop.subprocess_exec(
             lambda: _Exits(loop, exited),
-            *argv, stdin=pipe, stdout=pipe, stderr=stderr, env=environment(mark), start_new_session=True, cwd="/",
+            *argv, stdin=stdin, stdout=_PIPE, stderr=stderr, env=environment(mark), start_new_session=True, cwd="/",
         )  # fmt: skip
         return _Command(asyncio.subprocess.Process(transport, protocol, loop), transport, exited)
 
@@ -187,9 +197,10 @@ class RealHost:
 class RealPipe:
     """`agent.host.PipedProcess`: a subprocess whose standard input and output the agent carries."""
 
-    def __init__(self, process: asyncio.subprocess.Process, mark: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, writing: int, mark: str) -> None:
+        """`writing`: the end of the pipe to its standard input; closed by `stdio.close_write`."""
         self._process, self._mark = process, mark
-        self.stdio: ByteStream = _Stdio(process)
+        self.stdio: ByteStream = _Stdio(process, writing)
         self._said: list[str] = []
         self._all_said = False
         self._changed = asyncio.Condition()
@@ -230,24 +241,47 @@ class RealPipe:
 
 
 class _Stdio:
-    """`agent.host.ByteStream`."""
+    """`agent.host.ByteStream`. Written without asyncio's transport, which copies what does not fit at once twice."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
+    def __init__(self, process: asyncio.subprocess.Process, writing: int) -> None:
         assert process.stdout is not None
-        self._in, self._out = process.stdin, process.stdout
+        self._out = process.stdout
+        self._in: int | None = writing
+        self._writable = asyncio.Event()
+        os.set_blocking(writing, False)
+        with contextlib.suppress(OSError):  # above the user's limit: only slower
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
     async def read(self, limit: int) -> bytes:
         return await self._out.read(limit)
 
-    async def write(self, data: bytes) -> None:
-        self._in.write(data)
-        await self._in.drain()
+    async def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            if self._in is None:
+                raise BrokenPipeError("closed")
+            try:
+                view = view[os.write(self._in, view) :]
+            except BlockingIOError:
+                await self._until_writable(self._in)
+
+    async def _until_writable(self, writing: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._writable.clear()
+        loop.add_writer(writing, self._writable.set)
+        try:
+            await self._writable.wait()
+        finally:
+            if self._in is not None:
+                loop.remove_writer(writing)
 
     async def close_write(self) -> None:
-        self._in.close()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await self._in.wait_closed()
+        if (writing := self._in) is None:
+            return
+        self._in = None
+        asyncio.get_running_loop().remove_writer(writing)
+        self._writable.set()
+        os.close(writing)
 
 
 class _Collector:

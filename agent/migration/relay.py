@@ -192,6 +192,9 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float) -> None:
         ready = dict(poll.poll(_WRITE_EVERY * 1000))
         before = (progress.sender.bytes, progress.receiver.bytes, len(waiting))
         if sock.fileno() in ready and not _receive(sock, progress):
+            silent = time.monotonic() - moved_at
+            if waiting and silent > limit / 2:  # by TCP_USER_TIMEOUT, which TLS tells as an end
+                raise _Stalled(f"nothing moved for {silent:.0f} s")
             return
         if 0 in ready:
             data = os.read(0, CHUNK)

@@ -168,8 +168,12 @@ class Receive:
         try:
             operation.enter("Receiving")
             process = await self._context.host.pipe(self._context.xen.receive_argv())
-            await connection.stream.write(json.dumps({"accepted": True}).encode() + b"\n")
-            words = await self._carry(operation, connection, process)
+            try:
+                await connection.stream.write(json.dumps({"accepted": True}).encode() + b"\n")
+                words = await self._carry(operation, connection, process)
+            except OSError as error:
+                await process.kill()
+                words = f"the stream broke: {error}"
         finally:
             self._relocation.expect_no_more(operation.id)
             connection.ended.set()

@@ -53,22 +53,22 @@ class TlsStream:
         """The peer's, as ssl.SSLSocket.getpeercert gives it."""
         return self._tls.getpeercert()
 
-    async def read(self) -> bytes:
-        """What is there, at least one byte and at most BUFFER; b"" at the end."""
+    async def read(self) -> memoryview:
+        """What is there, at least one byte and at most BUFFER; nothing at the end. Good until the next read."""
         if self._line:
             data, self._line = self._line, b""
-            return data
+            return memoryview(data)
         count = 0
         while True:
             try:
                 while count < BUFFER and (got := self._tls.read(BUFFER - count, self._clear[count:])):
                     count += int(got)
-                return bytes(self._clear[:count])
+                return self._clear[:count]
             except ssl.SSLWantReadError:
                 if count:
-                    return bytes(self._clear[:count])
+                    return self._clear[:count]
             except ssl.SSLEOFError:  # closed without TLS's own goodbye, as a process does that is killed
-                return bytes(self._clear[:count])
+                return self._clear[:count]
             # What TLS has to say by itself (new keys) goes with the next write: a reader that waited for a writer
             # could wait for ever, when the other side's reader does the same.
             if not await self._receive():
@@ -76,15 +76,15 @@ class TlsStream:
 
     async def read_line(self, limit: int) -> bytes:
         """Up to the first line's end; what follows is kept for `read`. Raises ValueError when it is too long."""
-        line = b""
+        line = bytearray()
         while b"\n" not in line:
             if len(line) > limit:
                 raise ValueError(f"no end of the line within {limit} bytes")
             if not (data := await self.read()):
-                raise ConnectionResetError(f"closed in the first line, after {line[:80]!r}")
+                raise ConnectionResetError(f"closed in the first line, after {bytes(line[:80])!r}")
             line += data
-        line, _, self._line = line.partition(b"\n")
-        return line
+        first, _, self._line = bytes(line).partition(b"\n")
+        return first
 
     async def write(self, data: bytes) -> None:
         """On its way when this returns."""

@@ -296,8 +296,8 @@ class SimulatedPipedProcess:
     async def read(self, limit: int) -> bytes:
         return await self._process.stdout.read(limit)
 
-    async def write(self, data: bytes) -> None:
-        await self._process.stdin.write(data)
+    async def write(self, data: bytes | memoryview) -> None:
+        await self._process.stdin.write(bytes(data))
 
     async def close_write(self) -> None:
         self._process.stdin.close_write()

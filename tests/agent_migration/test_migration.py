@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.migration.tls_stream import TlsStream
 from agent.simulation.hypervisor import StreamFault, Xen
 from tests.agent_migration.pair import Pair, refused, until
 
@@ -113,6 +114,28 @@ async def test_a_stream_that_breaks_leaves_the_guest_where_it_was(running: Pair,
     assert failed.refusal.reason == "TransferFailed"
     assert "goes on on mk1 as domain" in failed.refusal.message
     await running.ended("mk2", "move", "Failed")
+    await running.runs_only_on("mk1")
+
+
+async def test_a_source_that_is_gone_before_it_hears_yes_leaves_no_receiver_behind(
+    running: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = TlsStream.write
+
+    async def cut(stream: TlsStream, data: bytes) -> None:
+        if data.startswith(b'{"accepted": true}'):
+            stream.abort()
+            raise ConnectionResetError("cut")
+        await write(stream, data)
+
+    monkeypatch.setattr(TlsStream, "write", cut)
+    await running.move()
+    failed = await running.ended("mk2", "move", "Failed")
+    assert failed.refusal is not None
+    assert failed.refusal.message == "nothing arrived on mk2: the stream broke: cut"
+    host = running.simulation.hosts["mk2"]
+    assert not await host.find_processes({"xl"})
+    await running.ended("mk1", "move", "Failed")
     await running.runs_only_on("mk1")
 
 

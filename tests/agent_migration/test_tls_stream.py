@@ -38,7 +38,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
 async def take(stream: TlsStream, count: int) -> bytes:
     data = b""
     while len(data) < count and (piece := await asyncio.wait_for(stream.read(), LIMIT)):
-        data += piece
+        data += bytes(piece)
     return data
 
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -104,6 +105,9 @@ func run() error {
 	}
 
 	etcdURL, stopEtcd, err := startEtcd(filepath.Join(*dir, "etcd"), *fsync)
+	for tries := 1; tries < 5 && errors.Is(err, syscall.EADDRINUSE); tries++ {
+		etcdURL, stopEtcd, err = startEtcd(filepath.Join(*dir, "etcd"), *fsync)
+	}
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
 	}
@@ -163,11 +167,7 @@ func startEtcd(dir string, fsync bool) (string, func(), error) {
 	cfg.LogLevel, cfg.LogOutputs = "warn", []string{filepath.Join(filepath.Dir(dir), "etcd.log")}
 	cfg.UnsafeNoFsync = !fsync
 	cfg.QuotaBackendBytes = 2 << 30
-	client, err := freeURL()
-	if err != nil {
-		return "", nil, err
-	}
-	peer, err := freeURL()
+	client, peer, err := freeURLs()
 	if err != nil {
 		return "", nil, err
 	}
@@ -189,13 +189,17 @@ func startEtcd(dir string, fsync bool) (string, func(), error) {
 	return client.String(), e.Close, nil
 }
 
-func freeURL() (url.URL, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return url.URL{}, err
+// freeURLs gives two that nobody listens on. Anyone may take one before etcd has it: startEtcd is tried again then.
+func freeURLs() (client, peer url.URL, err error) {
+	for _, one := range []*url.URL{&client, &peer} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return client, peer, err
+		}
+		defer ln.Close() // not before both are known: the second would get the first one's port
+		*one = url.URL{Scheme: "http", Host: ln.Addr().String()}
 	}
-	defer ln.Close()
-	return url.URL{Scheme: "http", Host: ln.Addr().String()}, nil
+	return client, peer, nil
 }
 
 func runAPIServer(ctx context.Context, ln net.Listener, p *pki, etcdURL string, extra []string) error {
