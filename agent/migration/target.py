@@ -147,11 +147,8 @@ class Receive:
         stop: asyncio.Future[bool] = asyncio.ensure_future(self._event(operation).wait())
         both: list[asyncio.Future[Any]] = [connected, stop]
         try:
-            await within(
-                self._context.host,
-                CONNECT_LIMIT,
-                asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED),
-            )
+            first = asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await within(self._context.host, CONNECT_LIMIT, first)
         except TimeoutError:
             raise Refused(
                 "SourceDidNotConnect",
@@ -378,6 +375,7 @@ async def _inbound(
             if stream.stage not in ("header", "precopy"):
                 stopped()
             await process.stdio.write(data)
+            await asyncio.sleep(0)  # neither waits where source and receiver are quicker: all else has its turn
     finally:
         with contextlib.suppress(OSError):
             await process.stdio.close_write()
