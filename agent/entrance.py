@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from functools import partial
 
 from aiohttp import web
 
+from agent.accepting import Accepting, close_unserved
 from agent.core import Context
 from agent.migration.listeners import bind, to_drop
 from agent.tls import is_controller
@@ -32,39 +34,33 @@ class Entrance:
         """Raises OSError when the address cannot be bound."""
         self._context, self._server = context, server
         self._tls = context.credentials.listener()
-        self._listener = bind(address, port)
         self._arriving: dict[asyncio.Task[None], str] = {}  # the oldest first; by address
         self._strangers: list[asyncio.Transport] = []
-        self._accepting = context.tasks.spawn(self._accept(), name="server: accept")
+        self._accepting = Accepting(bind(address, port), self._take, self._trouble)
 
     @property
     def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+        return int(self._accepting.listener.getsockname()[1])
 
     def close(self) -> None:
         """No new connection; whoever is in the handshake is dropped."""
-        self._accepting.cancel()
+        self._accepting.close()
         for arriving in list(self._arriving):
             arriving.cancel()
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(self._listener)
-            except OSError as error:  # the other side left already, or this process has too many files open
-                self._context.log().warning("API cannot accept", problem=str(error))
-                await self._context.host.sleep(0.1)
-                continue
-            if len(self._arriving) >= HANDSHAKES:
-                dropped = to_drop(self._arriving)
-                self._arrived(dropped)
-                dropped.cancel()
-            arriving = self._context.tasks.spawn(self._admit(sock), name=f"server: {address[0]}")
-            self._arriving[arriving] = str(address[0])
-            arriving.add_done_callback(self._arrived)
+    def _take(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        if len(self._arriving) >= HANDSHAKES:
+            dropped = to_drop(self._arriving)
+            self._arrived(dropped)
+            dropped.cancel()
+        arriving = self._context.tasks.spawn(self._admit(sock), name=f"server: {address[0]}")
+        self._arriving[arriving] = str(address[0])
+        arriving.add_done_callback(self._arrived)
+        arriving.add_done_callback(partial(close_unserved, sock))
+
+    def _trouble(self, error: OSError) -> None:
+        """The other side left already, or this process has too many files open."""
+        self._context.log().warning("API cannot accept", problem=str(error))
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)

@@ -17,8 +17,10 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from agent.accepting import Accepting, close_unserved
 from agent.core import Context
 from agent.fence_records import FAILED, Answer
 
@@ -48,7 +50,7 @@ class Door:
 
     def __init__(self, context: Context, ask: Ask) -> None:
         self._context, self._ask = context, ask
-        self._listener: socket.socket | None = None
+        self._accepting: Accepting | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
     def install(self) -> None:
@@ -75,29 +77,20 @@ class Door:
         finally:
             os.close(folder)
         listener.listen(128)
-        listener.setblocking(False)
-        self._listener = listener
-        self._context.tasks.spawn(self._accept(listener), name="fence: accept")
+        self._accepting = Accepting(listener, self._take, self._trouble)
 
     def close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._accepting is not None:
+            self._accepting.close()
         for writer in list(self._open):
             writer.transport.abort()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while self._listener is listener:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                if self._listener is not listener:
-                    return
-                self._context.log().warning("fence handler cannot be accepted", problem=str(error))
-                await self._context.host.sleep(0.1)
-                continue
-            self._context.tasks.spawn(self._serve(connection), name="fence: handler")
+    def _take(self, connection: socket.socket, _address: object) -> None:
+        serving = self._context.tasks.spawn(self._serve(connection), name="fence: handler")
+        serving.add_done_callback(partial(close_unserved, connection))
+
+    def _trouble(self, error: OSError) -> None:
+        self._context.log().warning("fence handler cannot be accepted", problem=str(error))
 
     async def _serve(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LINE_LIMIT)

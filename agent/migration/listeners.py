@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from agent.accepting import Accepting
 from agent.core import Context
 from agent.facts import put_facts
 
@@ -26,22 +27,21 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class _Listener:
     place: Place
-    socket: socket.socket
-    accepting: asyncio.Task[None]
+    accepting: Accepting
 
     @property
     def port(self) -> int:
-        return int(self.socket.getsockname()[1])
+        return int(self.accepting.listener.getsockname()[1])
 
     def serves(self, place: Place) -> bool:
         return place == self.place or (place[1] == self.port and self.place[0] in ("", place[0]))
 
 
 class Listeners:
-    """`accept` is run for each socket until it is closed."""
+    """`take` gets each connection and its peer's address."""
 
-    def __init__(self, context: Context, accept: Callable[[socket.socket], Coroutine[Any, Any, None]]) -> None:
-        self._context, self._accept = context, accept
+    def __init__(self, context: Context, take: Callable[[socket.socket, Any], None]) -> None:
+        self._context, self._take = context, take
         self._current: Place | None = None
         self._told: dict[str, Place] = {}  # by operation
         self._open: list[_Listener] = []
@@ -105,8 +105,7 @@ class Listeners:
         except OSError as error:
             log.error("relocation cannot listen", problem=str(error))
             return False
-        accepting = self._context.tasks.spawn(self._accept(listener), name="relocation: accept")
-        self._open.append(_Listener(place, listener, accepting))
+        self._open.append(_Listener(place, Accepting(listener, self._take, self._trouble)))
         log.info("relocation listens", bound=self._open[-1].port)
         return True
 
@@ -115,11 +114,13 @@ class Listeners:
         self._again = None
         self._arrange()
 
+    def _trouble(self, error: OSError) -> None:
+        """The other side left already, or this process has too many files open."""
+        self._context.log().warning("relocation cannot accept", problem=str(error))
+
     def _close(self, one: _Listener) -> None:
         self._open.remove(one)
-        one.accepting.cancel()
-        asyncio.get_running_loop().remove_reader(one.socket)
-        one.socket.close()
+        one.accepting.close()
         self._context.log(address=one.place[0], port=one.place[1]).info("relocation listens no more")
 
 
@@ -130,7 +131,6 @@ def bind(address: str, port: int) -> socket.socket:
     else:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.create_server((address, port), family=family)
-    listener.setblocking(False)
     return listener
 
 

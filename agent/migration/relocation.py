@@ -43,7 +43,7 @@ class Relocation:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._limit = context.stream_limit
-        self.listeners = Listeners(context, self._accept)
+        self.listeners = Listeners(context, self._take)
         self.lines = Lines(context)
         self._expected: dict[str, Expected] = {}
         self._streams: set[TlsStream] = set()
@@ -91,23 +91,15 @@ class Relocation:
 
     # --- serving ------------------------------------------------------------------------------------------------
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as error:  # the other side left already, or this process has too many files open
-                self._context.log().warning("relocation cannot accept", problem=str(error))
-                await self._context.host.sleep(0.1)
-                continue
-            if len(self._waiting) >= CONNECTIONS:
-                dropped = to_drop(self._waiting)
-                del self._waiting[dropped]
-                dropped.abort()
-            stream = TlsStream(sock, self._context.credentials.server, server_side=True)
-            self._streams.add(stream)
-            self._waiting[stream] = str(address[0])
-            self._context.tasks.spawn(self._serve(stream, str(address[0])), name=f"relocation: {address[0]}")
+    def _take(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        if len(self._waiting) >= CONNECTIONS:
+            dropped = to_drop(self._waiting)
+            del self._waiting[dropped]
+            dropped.abort()
+        stream = TlsStream(sock, self._context.credentials.server, server_side=True)
+        self._streams.add(stream)
+        self._waiting[stream] = str(address[0])
+        self._context.tasks.spawn(self._serve(stream, str(address[0])), name=f"relocation: {address[0]}")
 
     async def _serve(self, stream: TlsStream, address: str) -> None:
         log, node = self._context.log(peer=address), ""
