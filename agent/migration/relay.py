@@ -27,8 +27,9 @@ import time
 from typing import Any, TypedDict
 
 from agent.migration.stream import ReceiverStream, SenderStream
+from agent.migration.zeros import LONGEST, WINDOW, Frames, Misframed, pack
 
-CHUNK = 256 << 10
+CHUNK = LONGEST
 _PIPE_SIZE = 1 << 20
 _WRITE_EVERY = 0.2  # seconds between progress files while nothing of weight happens
 _LINE_LIMIT = 4096
@@ -175,23 +176,25 @@ class _Stalled(Exception):
     pass
 
 
-def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float) -> None:
-    """Bytes both ways until a side ends. Raises OSError, _Stalled."""
+def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float, *, zeros: bool) -> None:
+    """Bytes both ways until a side ends. `zeros`: in frames, see zeros.py. Raises OSError, Misframed, _Stalled."""
     sock.setblocking(False)
     poll = select.poll()
-    waiting = memoryview(b"")  # read from xl, not yet sent
+    back = _Back(sock, progress, Frames() if zeros else None)
+    waiting = memoryview(b"")  # of what xl wrote, not yet sent
     moved_at = time.monotonic()
-    if not _receive(sock, progress):  # what came with the answer to the first line is in TLS's own buffer by now
+    if not back.receive():  # what came with the answer to the first line is in TLS's own buffer by now
         return
     while True:
+        full = zeros and progress.sender.bytes - back.taken >= WINDOW
         poll.register(sock, select.POLLIN | (select.POLLOUT if waiting else 0))
-        if waiting:
+        if waiting or full:
             _unregister(poll, 0)
         else:
             poll.register(0, select.POLLIN)
         ready = dict(poll.poll(_WRITE_EVERY * 1000))
-        before = (progress.sender.bytes, progress.receiver.bytes, len(waiting))
-        if sock.fileno() in ready and not _receive(sock, progress):
+        before = (progress.sender.bytes, progress.receiver.bytes, back.taken, len(waiting))
+        if sock.fileno() in ready and not back.receive():
             silent = time.monotonic() - moved_at
             if waiting and silent > limit / 2:  # by TCP_USER_TIMEOUT, which TLS tells as an end
                 raise _Stalled(f"nothing moved for {silent:.0f} s")
@@ -202,33 +205,50 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float) -> None:
                 return  # xl is through with it: it has the report, or it gave up
             progress.sender.feed(data)
             progress.write()  # before it is sent: the permission to go must not be on the wire unrecorded
-            waiting = memoryview(data)
+            waiting = memoryview(pack(data, progress.sender.page_in(len(data))) if zeros else data)
         while waiting:
             try:
                 waiting = waiting[sock.send(waiting) :]
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 break
         now = time.monotonic()
-        if (progress.sender.bytes, progress.receiver.bytes, len(waiting)) != before:
+        if (progress.sender.bytes, progress.receiver.bytes, back.taken, len(waiting)) != before:
             moved_at = now
-        elif now - moved_at > limit and (waiting or progress.sender.stage in ("sent", "go")):
+        elif now - moved_at > limit and (waiting or full or progress.sender.stage in ("sent", "go")):
             raise _Stalled(f"nothing moved for {limit:g} s")
         progress.write()
 
 
-def _receive(sock: ssl.SSLSocket, progress: Progress) -> bool:
-    """Pass on what the receiver says; False when it ended."""
-    while True:
-        try:
-            data = sock.recv(CHUNK)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return True
-        except ssl.SSLEOFError:
-            return False
-        if not data:
-            return False
-        progress.receiver.feed(data)
-        progress.write()  # before xl reads it
+class _Back:
+    """What comes from the target: the receiver's words, and how much of the stream it has taken."""
+
+    def __init__(self, sock: ssl.SSLSocket, progress: Progress, frames: Frames | None) -> None:
+        self.taken = 0  # bytes; only with frames
+        self._sock, self._progress, self._frames = sock, progress, frames
+
+    def receive(self) -> bool:
+        """Pass on what is there; False when it ended. Raises OSError, Misframed."""
+        while True:
+            try:
+                data = self._sock.recv(CHUNK)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return True
+            except ssl.SSLEOFError:
+                return False
+            if not data:
+                return False
+            if self._frames is None:
+                self._pass_on(data)
+                continue
+            for length, part in self._frames.feed(data):
+                if part is None:
+                    self.taken += length
+                else:
+                    self._pass_on(bytes(part))
+
+    def _pass_on(self, data: bytes) -> None:
+        self._progress.receiver.feed(data)
+        self._progress.write()  # before xl reads it
         while data:
             data = data[os.write(1, data) :]
 
@@ -245,7 +265,7 @@ def main(argv: list[str]) -> int:
     progress = Progress(settings["progress"])
     try:
         sock = _connect(settings)
-        answer = ask(sock, {"version": 1, "kind": "stream", "operation": settings["operation"]})
+        answer = ask(sock, {"version": 1, "kind": "stream", "operation": settings["operation"], "zeros": True})
     except (OSError, ValueError) as error:
         progress.ended = f"cannot reach {settings['target']} at {settings['address']}:{settings['port']}: {error}"
         return _end(progress, 2)
@@ -259,9 +279,9 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(OSError):  # not a pipe, or above the user's limit: only slower
         fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     try:
-        _carry(sock, progress, settings["limit"])
+        _carry(sock, progress, settings["limit"], zeros=answer.get("zeros") is True)
         progress.ended = "closed"
-    except (OSError, _Stalled) as error:
+    except (OSError, Misframed, _Stalled) as error:
         progress.ended = f"the stream to {settings['target']} broke: {error}"
     finally:
         sock.close()

@@ -1,9 +1,11 @@
 """The relocation endpoint: mutual TLS 1.3, one line of JSON that says what for, and nothing that was not expected.
 
-    {"version": 1, "kind": "stream", "operation": ID}\\n                -> the memory stream of that migration follows
+    {"version": 1, "kind": "stream", "operation": ID, "zeros": true}\\n -> the memory stream of that migration follows
     {"version": 1, "kind": "released", "operation": ID, "epoch": N, "alone": [...]}\\n
                                                       -> the source gave the VM away for epoch N
     answer: {"accepted": true}\\n or {"accepted": false, "reason": ..., "message": ...}\\n
+
+A source that says "zeros", and hears it in the answer, sends the stream in frames: see zeros.py.
 
 Who asks is the node in the certificate's URI `xentandem:agent:<node>`, and it must be the operation's source.
 """
@@ -21,8 +23,9 @@ from agent.migration.lines import LINE_LIMIT, Lines
 from agent.migration.listeners import Listeners, Place, to_drop
 from agent.migration.relay import tune
 from agent.migration.source import Send
-from agent.migration.target import Connection, Receive
+from agent.migration.target import Receive
 from agent.migration.tls_stream import TlsStream
+from agent.migration.transfer import Connection
 from agent.tls import peer_node
 
 FIRST_LINE_SECONDS = 10.0
@@ -138,7 +141,7 @@ class Relocation:
         if expected.connected.done():
             raise Refused("AlreadyConnected", f"operation {operation} has its stream already")
         tune(stream.socket, self._limit)
-        connection = Connection(stream)
+        connection = Connection(stream, zeros=question.get("zeros") is True)
         expected.connected.set_result(connection)
         return connection
 

@@ -31,12 +31,15 @@ LIBXL_MAGIC = b"LibxlFmt"
 LIBXC_MARKER = b"\xff" * 8
 LIBXC_ID = 0x58454E46  # "XENF"
 
+PAGE = 4096
 LIBXL_END, LIBXL_LIBXC_CONTEXT = 0, 1
 LIBXC_END, LIBXC_PAGE_DATA, LIBXC_PV_P2M_FRAMES = 0, 1, 3
 # Records that come before the memory or between its rounds; any other one after a page: the guest stands still.
 _NOT_TAIL = frozenset({LIBXC_PAGE_DATA, LIBXC_PV_P2M_FRAMES, 0x02, 0x0D, 0x10, 0x11, 0x12})
 _PFN_MASK = (1 << 52) - 1  # the upper bits are the page's type
 _CONFIG_LIMIT = 64 << 20  # a longer configuration means that the header was misread
+
+_RECORD_LIMIT = 128 << 20  # libxc's own (REC_LENGTH_MAX)
 
 _U32x2 = struct.Struct("<II")
 _PFN = struct.Struct("<Q")
@@ -78,6 +81,10 @@ class SenderStream:
     def go(self) -> bool:
         """The permission to go is among the bytes fed so far, or may be: then the target may own the guest."""
         return self.stage == "go"
+
+    def page_in(self, count: int) -> int:
+        """Where a page begins among the last `count` bytes fed, 0..4095: a record of pages ends with its last one."""
+        return (count - len(self._buffer) + self._skip) % PAGE
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes, before they are passed on."""
@@ -147,6 +154,7 @@ class SenderStream:
             raise Misread(f"no permission to go after the stream: {permission!r}")
         self.stage = "go"
         while True:
+            self._buffer.clear()
             yield
 
     def _read_libxc(self) -> Generator[None, None, None]:
@@ -171,7 +179,7 @@ class SenderStream:
 
     def _read_pages(self, length: int) -> Generator[None, None, None]:
         count, _ = _U32x2.unpack((yield from self._take(8)))
-        if not count or 8 + 8 * count > length:
+        if not count or 8 + 8 * count > length or length > _RECORD_LIMIT:
             raise Misread(f"{count} pages in a record of {length} bytes")
         numbers = yield from self._take(8 * count)
         first = _PFN.unpack_from(numbers, 0)[0] & _PFN_MASK

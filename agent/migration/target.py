@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from agent.core import Context, Refused, within
 from agent.drivers import xl_config
 from agent.drivers.errors import DriverError
 from agent.host import CommandTimedOut, PipedProcess
+from agent.migration import transfer
 from agent.migration.handover import Meter, against_taking_over, disks_now, insist, own_domains
 from agent.migration.recovery import Arrived, Nothing, Remove, judge_target
-from agent.migration.stream import SenderStream
-from agent.migration.tls_stream import TlsStream
 from agent.operations import Cancelled, Operation
 from agent.preflight import arriving, look
 from agent.protocol import DomainDesired, MigrateReceive, OperationCancel, OperationRequest, Refusal
@@ -39,17 +36,8 @@ if TYPE_CHECKING:
 CONNECT_LIMIT = 120.0  # seconds until the source's stream must be there
 ENDING_LIMIT = 15.0  # ... in which the receiver ends after its stream did; one without a transport may hang
 SAYING_LIMIT = 60.0  # ... in which its last words reach the source
-CHUNK = 256 << 10
 LOOK_SECONDS, LOOK_SLOWLY_SECONDS, SLOWLY_AFTER = 0.02, 0.25, 30.0
 GONE_TWICE_SECONDS = 0.5
-
-
-@dataclass(slots=True)
-class Connection:
-    """The stream's connection, from the endpoint to the operation and back."""
-
-    stream: TlsStream
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Receive:
@@ -166,7 +154,7 @@ class Receive:
             operation.enter("Receiving")
             process = await self._context.host.pipe(self._context.xen.receive_argv())
             try:
-                await connection.stream.write(json.dumps({"accepted": True}).encode() + b"\n")
+                await connection.accept()
                 words = await self._carry(operation, connection, process)
             except OSError as error:
                 await process.kill()
@@ -176,14 +164,14 @@ class Receive:
             connection.ended.set()
         await self._after_stream(operation, words)
 
-    async def _carry(self, operation: Operation, connection: Connection, process: PipedProcess) -> str:
+    async def _carry(self, operation: Operation, connection: transfer.Connection, process: PipedProcess) -> str:
         """Bytes both ways until the receiver has ended; returns its last words."""
         meter = Meter(self._context, operation, _body(operation.request).domain)
         words: deque[str] = deque(maxlen=5)
         quiet = self._context.observer.quiet
-        inbound = asyncio.ensure_future(_inbound(connection.stream, process, meter, lambda: quiet.begin(operation.id)))
-        outbound = asyncio.ensure_future(_outbound(connection.stream, process))
-        hearing = asyncio.ensure_future(_hear(process, words))
+        inbound = asyncio.ensure_future(transfer.inbound(connection, process, meter, lambda: quiet.begin(operation.id)))
+        outbound = asyncio.ensure_future(transfer.outbound(connection, process))
+        hearing = asyncio.ensure_future(transfer.hear(process, words))
         ended = asyncio.ensure_future(process.wait())
         stop = asyncio.ensure_future(self._event(operation).wait())
         try:
@@ -358,42 +346,3 @@ class Receive:
 def _body(request: OperationRequest) -> MigrateReceive:
     assert isinstance(request.body, MigrateReceive)
     return request.body
-
-
-async def _inbound(
-    connection: TlsStream, process: PipedProcess, meter: Meter, stopped: Callable[[], None] = lambda: None
-) -> None:
-    """From the source to the receiver; the headers are read on the way. Backpressure: one piece at a time.
-
-    `stopped`: the guest stands still from here on; called more than once.
-    """
-    stream = SenderStream()
-    try:
-        while data := await connection.read():
-            stream.feed(data)
-            meter.take(stream, now=stream.go)
-            if stream.stage not in ("header", "precopy"):
-                stopped()
-            await process.stdio.write(data)
-            await asyncio.sleep(0)  # neither waits where source and receiver are quicker: all else has its turn
-    finally:
-        with contextlib.suppress(OSError):
-            await process.stdio.close_write()
-
-
-async def _outbound(connection: TlsStream, process: PipedProcess) -> None:
-    """From the receiver to the source. A broken connection does not stop the reading: the receiver must not block."""
-    broken = False
-    while data := await process.stdio.read(CHUNK):
-        if broken:
-            continue
-        try:
-            await connection.write(data)
-        except OSError:
-            broken = True
-
-
-async def _hear(process: PipedProcess, words: deque[str]) -> None:
-    async for line in process.stderr():
-        if line.strip():
-            words.append(line.strip())

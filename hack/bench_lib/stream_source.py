@@ -95,7 +95,7 @@ def carry(argv: list[str]) -> None:
     os.dup2(outputs[1], 1)
     progress = relay.Progress("/run/stream.progress")
     before, begun = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-    relay._carry(sock, progress, 60.0)
+    relay._carry(sock, progress, 60.0, zeros=True)
     with socket.socket(fileno=os.dup(plain.fileno() if mode == "plain" else sock.fileno())) as other:
         other.shutdown(socket.SHUT_WR)
     sock.setblocking(True)

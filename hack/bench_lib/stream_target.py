@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core import TlsFiles
-from agent.migration import relay, target
+from agent.migration import relay, transfer
 from agent.migration.tls_stream import BUFFER, TlsStream
 from agent.real_host import RealHost
 from agent.tls import server_context
@@ -60,7 +60,7 @@ async def run(mode: str, port: int, source: str, pki: Path) -> None:
     await stream.write(b"1")
     before = resource.getrusage(resource.RUSAGE_SELF)
     meter: Any = NoMeter()
-    await target._inbound(stream, process, meter)
+    await transfer.inbound(transfer.Connection(stream, zeros=True), process, meter)
     after = resource.getrusage(resource.RUSAGE_SELF)
     sock.close()
     print(f"{after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime:.4f}", flush=True)

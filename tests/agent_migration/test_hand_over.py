@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import nullcontext
-from typing import Any, cast
 
 import pytest
 
 from agent.core import Refused
-from agent.host import PipedProcess
-from agent.migration import target
 from agent.migration.relay_files import Passed, RelayFiles
 from agent.migration.stream import REPORT
 from agent.migration.target import Receive
-from agent.migration.tls_stream import TlsStream
+from agent.migration.transfer import Connection
 from agent.protocol import PreflightRequest, Verdict, VerdictDesired
 from agent.simulation.hypervisor import StreamFault, Xen
 from tests.agent_migration.pair import RESOURCE, VOLUME_UID, Pair, refused, until
@@ -24,22 +21,15 @@ from tests.agent_migration.pair import RESOURCE, VOLUME_UID, Pair, refused, unti
 @pytest.fixture
 def report_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The link to the source breaks in the instant in which the receiver reports."""
-    outbound = target._outbound
+    say = Connection.say
 
-    class Breaking:
-        def __init__(self, stream: TlsStream) -> None:
-            self._stream = stream
+    async def breaking(connection: Connection, data: bytes) -> None:
+        if data.startswith(REPORT[:8]):
+            connection.stream.abort()
+            raise ConnectionResetError("cut")
+        await say(connection, data)
 
-        async def write(self, data: bytes) -> None:
-            if data.startswith(REPORT[:8]):
-                self._stream.abort()
-                raise ConnectionResetError("cut")
-            await self._stream.write(data)
-
-    async def breaking(stream: TlsStream, process: PipedProcess) -> None:
-        await outbound(cast(Any, Breaking(stream)), process)
-
-    monkeypatch.setattr(target, "_outbound", breaking)
+    monkeypatch.setattr(Connection, "say", breaking)
 
 
 async def test_after_the_hand_over_nothing_can_be_cancelled(running: Pair) -> None:
@@ -206,22 +196,16 @@ async def test_a_link_cut_at_the_hand_over_is_waited_out(running: Pair, monkeypa
 @pytest.fixture
 def report_held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """The receiver's report reaches the source only when the event is set."""
-    outbound, gate = target._outbound, asyncio.Event()
+    say, gate, late = Connection.say, asyncio.Event(), False
 
-    class Holding:
-        def __init__(self, stream: TlsStream) -> None:
-            self._stream, self._late = stream, False
+    async def holding(connection: Connection, data: bytes) -> None:
+        nonlocal late
+        late = late or data.startswith(REPORT[:8])
+        if late:
+            await gate.wait()
+        await say(connection, data)
 
-        async def write(self, data: bytes) -> None:
-            self._late = self._late or data.startswith(REPORT[:8])
-            if self._late:
-                await gate.wait()
-            await self._stream.write(data)
-
-    async def holding(stream: TlsStream, process: PipedProcess) -> None:
-        await outbound(cast(Any, Holding(stream)), process)
-
-    monkeypatch.setattr(target, "_outbound", holding)
+    monkeypatch.setattr(Connection, "say", holding)
     return gate
 
 

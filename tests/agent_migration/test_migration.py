@@ -123,7 +123,7 @@ async def test_a_source_that_is_gone_before_it_hears_yes_leaves_no_receiver_behi
     write = TlsStream.write
 
     async def cut(stream: TlsStream, data: bytes) -> None:
-        if data.startswith(b'{"accepted": true}'):
+        if data.startswith(b'{"accepted": true'):
             stream.abort()
             raise ConnectionResetError("cut")
         await write(stream, data)

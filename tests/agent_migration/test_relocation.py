@@ -84,20 +84,38 @@ async def test_a_second_stream_for_the_same_operation_is_refused(running: Pair) 
     await running.runs_only_on("mk2")
 
 
-async def test_a_stream_that_is_not_one_harms_nothing(running: Pair) -> None:
+@pytest.mark.parametrize(
+    ("said", "heard"), [({}, False), ({"zeros": False}, False), ({"zeros": True}, True), ({"zeros": "true"}, False)]
+)
+async def test_a_stream_that_is_not_one_harms_nothing(running: Pair, said: dict[str, Any], heard: bool) -> None:
     """The right node, the right operation, the wrong bytes: the receiver fails, nothing is left, the guest runs on."""
     await running.receive()
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", running.ports["mk2"], ssl=client_context(running.tls["mk1"])
     )
-    writer.write(question())
-    assert json.loads(await reader.readline()) == {"accepted": True}
+    writer.write(question(**said))
+    assert json.loads(await reader.readline()) == {"accepted": True, "zeros": heard}
     writer.write(b"not a saved domain" * 1000)
     writer.write_eof() if writer.can_write_eof() else writer.close()
     with suppress(ConnectionError, ssl.SSLError):
         await asyncio.wait_for(reader.read(), LIMIT)
     writer.transport.abort()
     await running.ended("mk2", "move", "Failed")
+    await running.runs_only_on("mk1")
+
+
+async def test_a_stream_of_frames_that_are_none_harms_nothing(running: Pair) -> None:
+    await running.receive()
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", running.ports["mk2"], ssl=client_context(running.tls["mk1"])
+    )
+    writer.write(question(zeros=True))
+    await reader.readline()
+    writer.write(bytes(4))
+    failed = await running.ended("mk2", "move", "Failed")
+    writer.transport.abort()
+    assert failed.refusal is not None
+    assert "the stream broke: a frame of 0 bytes: 0x00000000" in failed.refusal.message
     await running.runs_only_on("mk1")
 
 
