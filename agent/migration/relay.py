@@ -196,7 +196,7 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float, *, zeros: bool
         before = (progress.sender.bytes, progress.receiver.bytes, back.taken, len(waiting))
         if sock.fileno() in ready and not back.receive():
             silent = time.monotonic() - moved_at
-            if waiting and silent > limit / 2:  # by TCP_USER_TIMEOUT, which TLS tells as an end
+            if (waiting or full) and silent > limit / 2:  # by TCP_USER_TIMEOUT, which TLS tells as an end
                 raise _Stalled(f"nothing moved for {silent:.0f} s")
             return
         if 0 in ready:
@@ -220,7 +220,7 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float, *, zeros: bool
 
 
 class _Back:
-    """What comes from the target: the receiver's words, and how much of the stream it has taken."""
+    """What comes from the target: the receiver's words, and how much of the stream was written to it."""
 
     def __init__(self, sock: ssl.SSLSocket, progress: Progress, frames: Frames | None) -> None:
         self.taken = 0  # bytes; only with frames

@@ -55,7 +55,7 @@ async def inbound(
                     with contextlib.suppress(OSError):  # what has come shall still reach the receiver
                         await connection.stream.write(taken(untold))
                     untold = 0
-            await asyncio.sleep(0)  # a few bytes may stand for much work: the agent's other work has its turn
+                await asyncio.sleep(0)  # a few bytes may stand for much work: the agent's other work has its turn
         if not unpacker.frames.whole:
             raise ConnectionResetError("it ended within a frame")
     finally:

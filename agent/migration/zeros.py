@@ -6,9 +6,10 @@ answer that they know it, both directions are cut into frames:
     length:u32be    how many bytes, 1 to 256 KiB; the highest bit has a meaning of its own
     bytes           so many, unless that bit is set
 
-To the target that bit means pages of zeros, whole ones. To the source it means that the receiver has taken so many
-bytes of the stream: a few bytes may stand for much memory, and without that word the source would stop its guest while
-the target still writes what was told long before. The relay is at most `WINDOW` ahead.
+To the target that bit means pages of zeros, whole ones, at most 256 KiB. To the source it means that so many bytes of
+the stream were written to the receiver, below 2 GiB: a few bytes may stand for much memory, and without that word the
+source would stop its guest while the target still writes what was told long before. The relay is at most `WINDOW`
+ahead.
 
 The relay imports this module and must start at once: few imports here.
 """
@@ -22,6 +23,7 @@ PAGE = 4096
 LONGEST = 256 << 10
 WINDOW = 8 << 20  # bytes of the stream: more than is under way on 10 Gbit/s, and written in 50 ms by a slow receiver
 TELL_EVERY = 1 << 20
+_TOGETHER = 1024  # parts in one piece: frames may be of one byte
 
 _BIT = 1 << 31
 _Length = struct.Struct(">I")
@@ -58,7 +60,7 @@ def words(data: bytes) -> bytes:
 
 
 def taken(count: int) -> bytes:
-    """That the receiver took so many more bytes, at most 2**31 - 1, as a frame to the source."""
+    """That so many more bytes were written to the receiver, at most 2**31 - 1, as a frame to the source."""
     return _Length.pack(_BIT | count)
 
 
@@ -118,7 +120,7 @@ class Unpacker:
                 raise Misframed(f"{length} bytes of zeros, which are not pages")
             parts.append(_many[:length] if part is None else part)
             size += length
-            if size >= LONGEST:
+            if size >= LONGEST or len(parts) >= _TOGETHER:
                 yield _joined(parts)
                 parts, size = [], 0
         if parts:

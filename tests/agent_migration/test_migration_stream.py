@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.migration.stream import BANNER, GO, READY, REPORT, ReceiverStream, SenderStream, percent
+from agent.migration.stream import (
+    BANNER,
+    GO,
+    LIBXC_PAGE_DATA,
+    READY,
+    REPORT,
+    ReceiverStream,
+    SenderStream,
+    percent,
+)
 from tests.agent_migration.streams import pages, record, stream
 
 ROUNDS = [[list(range(0, 8)), list(range(8, 16))], [[1, 5, 9]], [[2, 3]], [[2]], [[0, 15]]]
@@ -156,3 +167,27 @@ def test_percent_grows_along_a_real_course() -> None:
 
 def test_percent_without_the_guests_size_stays_low() -> None:
     assert percent("precopy", 0, 5000, 0) == 0.0
+
+
+def test_a_stream_that_claims_much_memory_gets_none() -> None:
+    """Zeros are told, not carried: a few bytes would otherwise have the reader keep as much as they claim."""
+    begin = WHOLE[: WHOLE.index(pages([0, 1, 2, 3, 4, 5, 6, 7]))]
+    claim = struct.pack("<IIII", LIBXC_PAGE_DATA, 128 << 20, (128 << 20) // 8 - 1, 0)
+    piece, reader, gone = bytes(256 << 10), SenderStream(), SenderStream()
+    reader.feed(begin + claim)
+    gone.feed(WHOLE)
+    tracemalloc.start()
+    for _ in range(256):  # 64 MiB
+        reader.feed(piece)
+        gone.feed(piece)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (reader.problem, gone.problem) == (None, None)
+    assert peak < 1 << 20
+
+
+def test_a_record_longer_than_libxc_ever_writes_is_a_misread_stream() -> None:
+    reader = SenderStream()
+    reader.feed(WHOLE[: WHOLE.index(pages([0, 1, 2, 3, 4, 5, 6, 7]))])
+    reader.feed(struct.pack("<IIII", LIBXC_PAGE_DATA, (128 << 20) + 8, 1, 0) + bytes(8))
+    assert reader.problem == f"1 pages in a record of {(128 << 20) + 8} bytes"
