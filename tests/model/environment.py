@@ -39,6 +39,9 @@ def on_hosts(world: World) -> Steps:
             fenced = fencing.work(world, host)
             if fenced is not None:
                 yield fenced
+            unheard = fencing.unheard(world, host)
+            if unheard is not None:
+                yield unheard
             if one.role == "Unknown":
                 yield f"{NAMES[host]}'s agent brings the volume up", storage.connect(storage.attach(world, host))
     yield from _healing(world)

@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
 
 VM_STARTS = ("new", "running", "moving", "stopped", "copying", "going", "arrived", "reported", "released", "moved",
              "protected", "cut_off", "alone", "whole_again", "only_copy_lost", "fenced", "lost", "known_off",
-             "power_cut", "taken_over", "switched_off")  # fmt: skip
+             "power_cut", "taken_over", "switched_off", "continues", "went_on")  # fmt: skip
 PAIR_STARTS = ("apart", "third_host", "draining", "one_moves", "one_fits", "two_hosts_lost")
 VOLUME_STARTS = ("creating", "connected", "whole", "leftover", "retained", "by_hand")
 DEEP = (

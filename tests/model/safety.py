@@ -16,8 +16,10 @@ def broken(before: World, after: World) -> str | None:
     primaries = [NAMES[host] for host, one in enumerate(after.hosts) if one.role == "Primary" and not one.frozen]
     if len(primaries) > 1:
         return "two Primaries"
+    by_policy = went_on_unrecorded(before)
     for host, one in enumerate(after.hosts):
-        if any(domain.state == "running" for domain in one.domains) and storage.reads_old_data(after, host):
+        runs = any(domain.state == "running" for domain in one.domains)
+        if runs and not (by_policy or storage.reads_old_data(before, host)) and storage.reads_old_data(after, host):
             return f"the VM runs on {NAMES[host]} without writes that were acknowledged"
         if any(domain.state == "running" and one.role != "Primary" for domain in one.domains):
             return f"the VM runs on {NAMES[host]}, whose disk is {one.role}"
@@ -26,7 +28,7 @@ def broken(before: World, after: World) -> str | None:
             return f"the VM runs on {NAMES[host]}, which gave it away"
     if not any(one.whole for one in after.hosts):
         return "an acknowledged write is on neither disk"
-    if all(one.ahead for one in after.hosts):
+    if all(one.ahead for one in after.hosts) and not (by_policy or all(one.ahead for one in before.hosts)):
         return "split brain: both sides went on alone"
     return _verdicts(before, after) or _epochs(before, after)
 
@@ -42,6 +44,13 @@ def _verdicts(before: World, after: World) -> str | None:
             return "one verdict's number was given to both sides"
     held = [host for host, one in enumerate(after.hosts) if holds(one, host)]
     return "both sides hold a verdict" if len(held) > 1 else None
+
+
+def went_on_unrecorded(world: World) -> bool:
+    """Did a side go on by its policy Continue, and no verdict says so yet? Its words say that this can be lost."""
+    verdict = world.api.verdict
+    recorded = verdict.survivor if verdict is not None else None
+    return any(one.fence.continued and host != recorded for host, one in enumerate(world.hosts))
 
 
 def holds(one: Host, host: int) -> bool:

@@ -192,6 +192,17 @@ def frozen_out_of_reach(faults: int, edits: int) -> World:
     return struck(cut_off(faults, edits), "the controllers do not reach mk1")
 
 
+def continues(faults: int, edits: int) -> World:
+    """mk1's disk is frozen, no controller reaches mk1, and the volume's policy is Continue."""
+    world = frozen_out_of_reach(faults, edits)
+    return world._replace(api=world.api._replace(continues=True))
+
+
+def went_on(faults: int, edits: int) -> World:
+    """... and mk1 went on by it."""
+    return walked(continues(faults, edits), "mk1's agent goes on by its policy")
+
+
 def only_copy_lost(faults: int, edits: int) -> World:
     """mk1 went on alone, mk2 does not know it yet; mk1 has lost its power, and a person says that it is off."""
     world = struck(alone(faults, edits), "mk1 loses power")

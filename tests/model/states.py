@@ -83,6 +83,7 @@ class Api(NamedTuple):
     power: tuple[Power, Power] = (Power(), Power())
     maintenance: tuple[bool, bool] = (False, False)
     priority: int = 0  # spec.priority
+    continues: bool = False  # the volume's spec.fencing.whenControllerUnreachable
 
     @property
     def of_vm(self) -> Api:
@@ -92,8 +93,9 @@ class Api(NamedTuple):
     def around(self, kept: Api) -> Api:
         """This XenVM, and of `kept` the other objects."""
         return self._replace(
-            verdict=kept.verdict, out_of_service=kept.out_of_service, power=kept.power, maintenance=kept.maintenance
-        )
+            verdict=kept.verdict, out_of_service=kept.out_of_service, power=kept.power, maintenance=kept.maintenance,
+            continues=kept.continues,
+        )  # fmt: skip
 
     def with_power(self, host: int, **update: object) -> Api:
         new = self.power[host]._replace(**update)  # type: ignore[arg-type]
@@ -148,6 +150,7 @@ class Fence(NamedTuple):
 
     verdict: Verdict | None = None
     given_back: bool = False
+    continued: bool = False  # it went on by its policy, without a verdict
     asked: str = ""  # io, promotion: what the handler was called for
 
 

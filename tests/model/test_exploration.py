@@ -38,6 +38,8 @@ def _name(value: Any) -> str:
         (scenarios.cut_off, 1, 0),
         (scenarios.alone, 1, 0),
         (scenarios.whole_again, 1, 0),
+        (scenarios.continues, 0, 1),
+        (scenarios.went_on, 1, 0),
         (scenarios.only_copy_lost, 0, 0),
         (scenarios.lost, 1, 0),
         (scenarios.lost, 0, 1),
@@ -164,6 +166,14 @@ def test_a_search_finds_again_what_it_found() -> None:
     assert caught.value.broken == "two Primaries"
     assert any(line.startswith(("FAULT", "PERSON")) for line in story)
     assert str(caught.value).splitlines()[1].endswith(story[0])
+
+
+def test_what_the_policy_continue_may_lose_is_excused_only_until_it_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(safety, "went_on_unrecorded", lambda _: False)
+    with pytest.raises(Violation, match="split brain"):
+        explore(scenarios.went_on(1, 1), most=20_000)
 
 
 def test_worlds_that_differ_only_in_names_are_one() -> None:

@@ -50,9 +50,14 @@ def of_key(number: int, survivor: int, reason: str) -> Verdict:
 @cache
 def record(fence: Fence) -> fence_records.FenceRecord | None:
     """The agent's journal."""
-    if fence.verdict is None:
+    if fence.verdict is None and not fence.continued:
         return None
-    return fence_records.FenceRecord(uid=VOLUME_UID, verdict=told(fence.verdict), given_back=fence.given_back)
+    return fence_records.FenceRecord(
+        uid=VOLUME_UID,
+        verdict=told(fence.verdict) if fence.verdict is not None else None,
+        given_back=fence.given_back,
+        continued_at=LONG_AGO if fence.continued else None,
+    )
 
 
 def view(fence: Fence) -> fence_records.FenceView:
