@@ -103,12 +103,15 @@ async def test_both_agents_are_killed(copying: Hosts) -> None:
     await failed_and_goes_on(copying)
 
 
+UNTIL_LOST = "timeout 60 sh -c 'while grep -q cs:Connected /proc/drbd; do sleep 0.2; done'"
+"""By the kernel: an agent that is slow to see it would make of a short cut one that ends the stream."""
+
+
 @pytest.mark.brief
 async def test_rows_20_26_the_cable_is_pulled_and_the_sources_agent_killed(copying: Hosts) -> None:
     """An ordinary loss of the peer, and no end of the move: both streams pick up again, and xl has its own scope."""
     copying.lab.set_link("mk1", "mk2", up=False)
-    copying.on("mk1", "systemctl kill -s KILL xentandem-agent")
-    await copying.becomes("mk2", "peer lost", lambda state: peer_of(state) != ("Connected", "UpToDate"))
+    copying.on("mk1", f"systemctl kill -s KILL xentandem-agent; {UNTIL_LOST}")
     copying.lab.set_link("mk1", "mk2", up=True)
     await copying.ended("mk1", "move")
     await copying.ended("mk2", "move")
