@@ -26,7 +26,7 @@ def broken(before: World, after: World) -> str | None:
         given_away = one.promise is None or not one.promise.granted
         if given_away and any((domain.kind, domain.state) == ("main", "running") for domain in one.domains):
             return f"the VM runs on {NAMES[host]}, which gave it away"
-    if not any(one.whole for one in after.hosts):
+    if not any(one.whole for one in after.hosts) and not (by_policy or not any(one.whole for one in before.hosts)):
         return "an acknowledged write is on neither disk"
     if all(one.ahead for one in after.hosts) and not (by_policy or all(one.ahead for one in before.hosts)):
         return "split brain: both sides went on alone"
