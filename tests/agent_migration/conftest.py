@@ -1,4 +1,4 @@
-"""Fixtures: two simulated hosts with an agent each, and the same with a VM that runs on mk1."""
+"""Fixtures: two simulated hosts with an agent each, the same with a VM that runs on mk1, and a relay by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.core import TlsFiles
 from agent.migration import target
+from agent.pki import create_authority, issue_agent, issue_controller
 from agent.simulation.cluster import Simulation
 from tests.agent_migration.pair import Pair, relays
+from tests.agent_migration.relay_rig import Rig
 
 
 @pytest.fixture
@@ -35,3 +38,24 @@ async def running(pair: Pair) -> Pair:
     """... and the VM runs on mk1 at epoch 1."""
     await pair.run()
     return pair
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
+    folder = tmp_path_factory.mktemp("pki")
+    ours, theirs = create_authority(folder / "ca"), create_authority(folder / "other")
+    return {
+        "mk1": issue_agent(ours, "mk1", folder / "mk1"),
+        "mk2": issue_agent(ours, "mk2", folder / "mk2"),
+        "controller": issue_controller(ours, folder / "controller"),
+        "stranger": issue_agent(theirs, "mk2", folder / "stranger"),
+    }
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    if rig.process.returncode is None:
+        rig.process.kill()
+    await rig.process.wait()

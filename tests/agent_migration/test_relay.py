@@ -5,145 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import os
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.core import TlsFiles
-from agent.migration.relay_files import RelayFiles
 from agent.migration.stream import BANNER, GO, READY, REPORT
-from agent.migration.zeros import LONGEST, WINDOW, Unpacker, taken, words
-from agent.pki import create_authority, issue_agent, issue_controller
-from agent.tls import peer_node, server_context
+from agent.tls import peer_node
+from tests.agent_migration.relay_rig import (
+    LIMIT,
+    OPERATION,
+    WHOLE,
+    Reader,
+    Rig,
+    Writer,
+    accept,
+    endpoint,
+    feed,
+    receive,
+)
 from tests.agent_migration.streams import stream
-
-OPERATION = "move-1"
-WHOLE = stream([[list(range(n, n + 64)) for n in range(0, 1024, 64)], [[3, 4, 900]]], total=1024)
-MANY_ZEROS = stream([[list(range(n, n + 64)) for n in range(0, 1024, 64)]], total=1024, fill=b"\0")
-FAR = stream([[list(range(n, n + 1024)) for n in range(0, 6144, 1024)]], total=6144, fill=b"\0")  # 24 MiB
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
-Target = Callable[[Reader, Writer], Awaitable[None]]
-LIMIT = 20.0
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
-    folder = tmp_path_factory.mktemp("pki")
-    ours, theirs = create_authority(folder / "ca"), create_authority(folder / "other")
-    return {
-        "mk1": issue_agent(ours, "mk1", folder / "mk1"),
-        "mk2": issue_agent(ours, "mk2", folder / "mk2"),
-        "controller": issue_controller(ours, folder / "controller"),
-        "stranger": issue_agent(theirs, "mk2", folder / "stranger"),
-    }
-
-
-class Rig:
-    """One relay, the pipes to it, and the folder with its files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = RelayFiles(folder / "relay")
-        self.settings: dict[str, Any] = {}
-
-    async def start(self, port: int, files: TlsFiles, *, limit: float = LIMIT, target: str = "mk2") -> None:
-        self.files.write(
-            OPERATION,
-            {
-                "operation": OPERATION,
-                "address": "127.0.0.1",
-                "port": port,
-                "target": target,
-                "certificate": str(files.certificate),
-                "key": str(files.key),
-                "authority": str(files.authority),
-                "progress": str(self.files.progress_path(OPERATION)),
-                "limit": limit,
-            },
-        )
-        pipe = asyncio.subprocess.PIPE
-        command = self.files.command(OPERATION)
-        self.process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/")
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.xl_in, self.xl_out = self.process.stdin, self.process.stdout
-
-    async def end(self) -> tuple[int, str]:
-        assert self.process.stderr is not None
-        words = await asyncio.wait_for(self.process.stderr.read(), LIMIT)
-        return await asyncio.wait_for(self.process.wait(), LIMIT), words.decode()
-
-    @property
-    def passed(self) -> Any:
-        return self.files.progress(OPERATION)
-
-    async def until(self, condition: Callable[[Any], bool]) -> Any:
-        end = time.monotonic() + LIMIT
-        while not condition(self.passed):
-            assert time.monotonic() < end, f"not reached: {self.passed}"
-            await asyncio.sleep(0.005)
-        return self.passed
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    yield rig
-    if rig.process.returncode is None:
-        rig.process.kill()
-    await rig.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def endpoint(files: TlsFiles, behave: Target) -> AsyncIterator[int]:
-    failures: list[BaseException] = []
-
-    async def serve(reader: Reader, writer: Writer) -> None:
-        try:
-            await behave(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        except BaseException as error:
-            failures.append(error)
-            raise
-        finally:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context(files))
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-    assert not failures
-
-
-async def accept(reader: Reader, writer: Writer) -> None:
-    assert json.loads(await reader.readline()) == {
-        "version": 1,
-        "kind": "stream",
-        "operation": OPERATION,
-        "zeros": True,
-    }
-    writer.write(b'{"accepted": true}\n' + BANNER)
-
-
-async def receive(reader: Reader, writer: Writer, *, result: int = 0) -> bytes:
-    """A receiver that works: takes the stream, says ready, takes the permission, reports."""
-    await accept(reader, writer)
-    taken = await reader.readexactly(len(WHOLE) - len(GO))
-    writer.write(READY)
-    taken += await reader.readexactly(len(GO))
-    writer.write(REPORT + bytes([result]))
-    await writer.drain()
-    await reader.read()  # until the relay ends
-    return taken
 
 
 async def test_a_whole_migration_passes_unchanged_and_is_seen(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
@@ -171,87 +56,6 @@ async def test_a_whole_migration_passes_unchanged_and_is_seen(rig: Rig, certific
     assert last.go
     assert last.ended == "closed"
     assert rig.files.settings_path(OPERATION).stat().st_mode & 0o777 == 0o600
-
-
-async def accept_frames(reader: Reader, writer: Writer) -> None:
-    await reader.readline()
-    writer.write(b'{"accepted": true, "zeros": true}\n' + words(BANNER))
-
-
-async def test_a_target_that_takes_frames_gets_the_same_stream_with_fewer_bytes(
-    rig: Rig, certificates: dict[str, TlsFiles]
-) -> None:
-    got, carried = bytearray(), 0
-
-    async def behave(reader: Reader, writer: Writer) -> None:
-        nonlocal carried
-        await accept_frames(reader, writer)
-        unpacker = Unpacker()
-        for count, say in ((len(MANY_ZEROS) - len(GO), READY), (len(MANY_ZEROS), REPORT + b"\0")):
-            while len(got) < count:
-                frames = await reader.read(1 << 16)
-                carried += len(frames)
-                for piece in unpacker.feed(frames):
-                    got.extend(piece)
-            writer.write(words(say))
-        await reader.read()
-
-    async with endpoint(certificates["mk2"], behave) as port:
-        await rig.start(port, certificates["mk1"])
-        rig.xl_in.write(MANY_ZEROS)
-        assert await rig.xl_out.readexactly(len(BANNER + READY + REPORT) + 1) == BANNER + READY + REPORT + b"\0"
-        rig.xl_in.close()
-        assert await rig.end() == (0, "")
-    assert got == MANY_ZEROS
-    assert (rig.passed.go, rig.passed.bytes) == (True, len(MANY_ZEROS))
-    assert carried < len(MANY_ZEROS) / 2
-
-
-async def test_the_source_is_never_far_ahead_of_what_the_target_has_written(
-    rig: Rig, certificates: dict[str, TlsFiles]
-) -> None:
-    """Else its guest would be stopped while the target still writes zeros that were told long before."""
-    ahead: list[int] = []
-
-    async def behave(reader: Reader, writer: Writer) -> None:
-        await accept_frames(reader, writer)
-        unpacker, wrote = Unpacker(), 0
-        while wrote < len(FAR):
-            await asyncio.sleep(0.2 if len(ahead) < 5 else 0.0)
-            ahead.append(rig.passed.bytes - wrote)
-            count = sum(len(piece) for piece in unpacker.feed(await reader.read(256)))
-            wrote += count
-            if count:
-                writer.write(taken(count))
-        writer.write(words(READY + REPORT + b"\0"))
-        await reader.read()
-
-    async with endpoint(certificates["mk2"], behave) as port:
-        await rig.start(port, certificates["mk1"])
-        rig.xl_in.write(FAR)
-        await rig.xl_out.readexactly(len(BANNER + READY + REPORT) + 1)
-        rig.xl_in.close()
-        assert await rig.end() == (0, "")
-    assert WINDOW / 2 < max(ahead) < WINDOW + LONGEST
-
-
-async def test_a_target_that_takes_nothing_more_is_given_up_with_all_of_it_sent(
-    rig: Rig, certificates: dict[str, TlsFiles]
-) -> None:
-    leave = asyncio.Event()
-
-    async def behave(reader: Reader, writer: Writer) -> None:
-        await accept_frames(reader, writer)
-        while not leave.is_set() and await reader.read(1 << 16):
-            pass
-
-    async with endpoint(certificates["mk2"], behave) as port:
-        await rig.start(port, certificates["mk1"], limit=3.0)
-        feeding = asyncio.ensure_future(_feed(rig, bytes(16 << 20)))
-        status, said = await rig.end()
-        feeding.cancel()
-        leave.set()
-    assert (status, "nothing moved for 3 s" in said) == (1, True)
 
 
 async def test_the_permission_is_recorded_before_it_is_on_the_wire(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
@@ -402,7 +206,7 @@ async def test_a_target_that_reads_no_more_is_given_up_after_the_limit(
     async with endpoint(certificates["mk2"], behave) as port:
         await rig.start(port, certificates["mk1"], limit=3.0)
         began = time.monotonic()
-        feeding = asyncio.ensure_future(_feed(rig, b"\xa5" * (64 << 20)))
+        feeding = asyncio.ensure_future(feed(rig, b"\xa5" * (64 << 20)))
         status, words = await rig.end()
         feeding.cancel()
         leave.set()
@@ -410,13 +214,6 @@ async def test_a_target_that_reads_no_more_is_given_up_after_the_limit(
     # By the relay's own clock, or by TCP_USER_TIMEOUT, which TLS may tell as an end (tcp(7))
     assert any(one in words.lower() for one in ("nothing moved for 3 s", "timed out")), words
     assert time.monotonic() - began >= 3.0
-
-
-async def _feed(rig: Rig, data: bytes) -> None:
-    head = WHOLE[: len(WHOLE) // 2]
-    with contextlib.suppress(ConnectionError):
-        rig.xl_in.write(head + data)
-        await rig.xl_in.drain()
 
 
 async def test_a_pause_shorter_than_the_limit_is_survived(rig: Rig, certificates: dict[str, TlsFiles]) -> None:

@@ -19,7 +19,7 @@ from agent.migration.stream import GO, READY, REPORT
 from agent.pki import create_authority, issue_agent
 from agent.real_host import RealHost
 from tests.agent_migration.pair import until
-from tests.agent_migration.test_relay import LIMIT, OPERATION, WHOLE, Reader, Writer, accept, endpoint, receive
+from tests.agent_migration.relay_rig import LIMIT, OPERATION, WHOLE, Reader, Writer, accept, endpoint, receive
 
 XL = f"""#!{sys.executable}
 import subprocess, sys

@@ -25,8 +25,8 @@ from agent.migration.zeros import LONGEST, PAGE, WINDOW
 from agent.pki import create_authority, issue_agent
 from agent.real_host import RealHost
 from agent.tls import server_context
+from tests.agent_migration.relay_rig import Rig
 from tests.agent_migration.streams import stream
-from tests.agent_migration.test_relay import Rig
 
 RECEIVER = f"""if True:
     import hashlib, sys, time
