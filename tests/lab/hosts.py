@@ -329,7 +329,8 @@ class Hosts:
                 if one.uuid == self.uid or NAME in one.name or "null" in one.name
             ]
             assert left == ([NAME] if where == name else []), await self.story()
-            assert (await self.volume(where)).role == ("Primary" if where == name else "Secondary")
+            role = "Primary" if where == name else "Secondary"
+            await self.becomes(where, role, lambda state, role=role: state.volumes[RESOURCE].role == role)  # type: ignore[misc]
 
 
 def peer_of(state: HostState) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.protocol import PreflightRequest
-from tests.lab.hosts import UID, Hosts
+from tests.lab.hosts import Hosts
 
 
 async def there_and_back(hosts: Hosts, **changes: Any) -> None:
@@ -30,9 +30,9 @@ async def there_and_back(hosts: Hosts, **changes: Any) -> None:
         assert sent.transfer.percent == 100.0
         await hosts.runs_only_on(to)
         assert hosts.answers_ping(to)
-        here, there = (await hosts.state(to)).vms[UID], (await hosts.state(source)).vms[UID]
-        assert (here.epoch, here.granted, here.status) == (epoch + 1, True, "running")
-        assert (there.epoch, there.granted, there.status) == (epoch + 1, False, "absent")
+        for name, granted, status in ((to, True, "running"), (source, False, "absent")):
+            vm = await hosts.vm_becomes(name, status)
+            assert (vm.epoch, vm.granted) == (epoch + 1, granted)
     hosts.nothing_lost("mk1", "mk2")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +31,12 @@ def program(tmp_path: Path) -> str:
 @pytest.fixture
 def process(program: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([program, "60"], stdin=subprocess.DEVNULL, env={}) as running:
-        yield running
-        running.kill()
+        try:
+            while not Path(f"/proc/{running.pid}/cmdline").read_bytes():  # Popen returns before execve(2) has put it
+                time.sleep(0.001)
+            yield running
+        finally:
+            running.kill()
 
 
 def test_a_process_is_found_by_its_programs_name(process: subprocess.Popen[bytes], program: str) -> None:
