@@ -39,6 +39,10 @@ class Effects:
         self._store = store
         self._xen = context.xen
 
+    async def _look(self) -> tuple[DomainState, ...]:
+        """... so that everybody sees at once what the effect was."""
+        return await self._context.observer.read_domain_list()
+
     async def take(self, record: VmRecord, step: Step) -> None:
         """One step, whole."""
         uid, now = record.desired.uid, Now.of(self._context.host)
@@ -50,10 +54,10 @@ class Effects:
                 await self._confirm(record, domain)
             case Unpause(domid):
                 await self._attach(record, domid)
-                await self._xen.unpause(domid)
+                await self._xen.unpause(domid, look=self._look)
                 log.info("domain runs", domid=domid)
             case Pause(domid):
-                await self._xen.pause(domid)
+                await self._xen.pause(domid, look=self._look)
             case Shutdown(domain):
                 await self._shut_down(record, domain)
             case Destroy(domid, why):
@@ -113,7 +117,7 @@ class Effects:
         except DriverError as error:  # a guest that does not listen is destroyed when its time is over
             self._context.log(object=record.desired.name).info("shutdown not taken", problem=error.message)
         if domain.state == "paused":
-            await self._xen.unpause(domain.domid)  # it must run to power off
+            await self._xen.unpause(domain.domid, look=self._look)  # it must run to power off
 
     async def _destroy(self, record: VmRecord, domid: int) -> None:
         """Destroy and see it gone; what is not gone stays in the record as it was."""

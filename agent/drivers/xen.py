@@ -10,7 +10,7 @@ words prove no state.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from agent.protocol import DomainDisk, DomainState, HostFacts
 __all__ = ["RESUME_SCRIPT", "Xen", "XenInfo", "device_number"]
 
 RESUME_SCRIPT = str(Path(__file__).resolve().parent.parent / "scripts" / "xentandem-resume")
+Look = Callable[[], Awaitable[tuple[DomainState, ...]]]
 BACKENDS = "/local/domain/0/backend/vbd"
 SYSFS_BACKENDS = "/sys/bus/xen-backend/devices"
 
@@ -133,22 +134,22 @@ class Xen:
         """Ask the guest to power off; returns at once. A guest that does not listen: DriverError("ShutdownFailed")."""
         await run_ok(self._host, ["xl", "shutdown", str(name)], reason="ShutdownFailed")
 
-    async def pause(self, domid: int) -> None:
-        """Raises DriverError("PauseFailed"), ("NoSuchDomain"), Unreadable."""
+    async def pause(self, domid: int, *, look: Look | None = None) -> None:
+        """`look`: see _becomes. Raises DriverError("PauseFailed"), ("NoSuchDomain"), Unreadable."""
         await run(self._host, ["xl", "pause", str(domid)])
-        await self._becomes(domid, "pause", lambda domain: domain.flags[2] == "p")
+        await self._becomes(domid, "pause", lambda domain: domain.flags[2] == "p", look)
 
-    async def unpause(self, domid: int) -> None:
-        """Raises DriverError("UnpauseFailed"), ("NoSuchDomain"), Unreadable."""
+    async def unpause(self, domid: int, *, look: Look | None = None) -> None:
+        """`look`: see _becomes. Raises DriverError("UnpauseFailed"), ("NoSuchDomain"), Unreadable."""
         await run(self._host, ["xl", "unpause", str(domid)])
-        await self._becomes(domid, "unpause", lambda domain: domain.flags[2] != "p")
+        await self._becomes(domid, "unpause", lambda domain: domain.flags[2] != "p", look)
 
     async def rename(self, domid: int, new: str) -> None:
         """Raises DriverError("RenameFailed"), for one when the name is taken."""
         await run_ok(self._host, ["xl", "rename", str(domid), new], reason="RenameFailed")
 
-    async def resume(self, domid: int) -> None:
-        """Let a domain that was suspended for a migration go on here.
+    async def resume(self, domid: int, *, look: Look | None = None) -> None:
+        """Let a domain that was suspended for a migration go on here. `look`: see _becomes.
 
         Only when no other copy of it runs or will run. xl knows `resume` from 4.20 on; before, libxl is asked directly.
         Raises DriverError("ResumeFailed"), ("NoSuchDomain"), Unreadable.
@@ -156,7 +157,7 @@ class Xen:
         version = tuple(int(part) for part in re.findall(r"[0-9]+", (await self.info()).version)[:2])
         argv = ["xl", "resume", str(domid)] if version >= (4, 20) else [RESUME_SCRIPT, str(domid)]
         await run(self._host, argv)
-        await self._becomes(domid, "resume", lambda domain: domain.state in ("running", "paused"))
+        await self._becomes(domid, "resume", lambda domain: domain.state in ("running", "paused"), look)
 
     async def attach_disk(self, domid: int, vdev: str, minor: int, *, limit: float = 5.0) -> None:
         """Let blkback open /dev/drbd<minor>, which our hotplug script left unopened; Primary here is the premise.
@@ -191,10 +192,13 @@ class Xen:
 
     # --- the parts ----------------------------------------------------------------------------------------------
 
-    async def _becomes(self, domid: int, verb: str, is_so: Callable[[DomainState], bool], limit: float = 2.0) -> None:
+    async def _becomes(
+        self, domid: int, verb: str, is_so: Callable[[DomainState], bool], look: Look | None, limit: float = 2.0
+    ) -> None:
+        """`look` lists the domains from now on: by `listed`, or by whoever keeps what is read for others, too."""
         end = self._host.monotonic() + limit
         while True:
-            domain = next((domain for domain in await self.listed() if domain.domid == domid), None)
+            domain = next((domain for domain in await (look or self.listed)() if domain.domid == domid), None)
             if domain is None:
                 raise DriverError("NoSuchDomain", f"domain {domid} is not there any more")
             if is_so(domain):

@@ -20,19 +20,18 @@ import fcntl
 import json
 import os
 import select
-import socket
-import ssl
 import sys
 import time
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from agent.migration.relay_line import Line, client_context, connect
 from agent.migration.stream import ReceiverStream, SenderStream
 from agent.migration.zeros import LONGEST, WINDOW, Frames, Misframed, pack
 
 CHUNK = LONGEST
 _PIPE_SIZE = 1 << 20
+_KEPT = 16 << 20
 _WRITE_EVERY = 0.2  # seconds between progress files while nothing of weight happens
-_LINE_LIMIT = 4096
 BELL = ".bell"  # after the progress file's name: the FIFO at which the agent listens
 
 
@@ -111,77 +110,18 @@ def ring(fifo: str) -> None:
             os.close(descriptor)
 
 
-def tune(sock: socket.socket, limit: float) -> None:
-    """A dead link ends the connection after `limit` seconds, a shorter cut does not; small messages go out at once."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(2, int(limit // 5)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limit * 1000))
-
-
-def client_context(certificate: str, key: str, authority: str) -> ssl.SSLContext:
-    """TLS 1.3, our certificate, theirs from our CA alone. Who they are is checked by `require_node`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the name that counts is the URI of the certificate
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(authority)
-    return context
-
-
-def require_node(certificate: Any, node: str) -> None:
-    """Raises PermissionError unless the certificate (as `getpeercert()` gives it) is that one node's agent's."""
-    names = (certificate or {}).get("subjectAltName", ())
-    uris = [value for kind, value in names if kind == "URI"]
-    if uris != [f"xentandem:agent:{node}"]:
-        raise PermissionError(f"the other side's certificate is of {', '.join(uris) or 'nobody'}, expected {node}")
-
-
-def _connect(settings: Settings) -> ssl.SSLSocket:
-    plain = socket.create_connection((settings["address"], settings["port"]), timeout=min(20.0, settings["limit"]))
-    try:
-        tune(plain, settings["limit"])
-        context = client_context(settings["certificate"], settings["key"], settings["authority"])
-        sock = context.wrap_socket(plain)
-    except BaseException:
-        plain.close()
-        raise
-    try:
-        require_node(sock.getpeercert(), settings["target"])
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def ask(sock: ssl.SSLSocket, question: dict[str, Any]) -> dict[str, Any]:
-    """Send one line of JSON, read one line of JSON. Raises OSError, ValueError."""
-    sock.sendall(json.dumps(question).encode() + b"\n")
-    line = b""
-    while not line.endswith(b"\n"):
-        # Byte by byte: what follows the line belongs to xl.
-        if not (byte := sock.recv(1)) or len(line) > _LINE_LIMIT:
-            raise ConnectionError(f"no answer to the first line, only {line!r}")
-        line += byte
-    answer = json.loads(line)
-    if not isinstance(answer, dict):
-        raise ValueError(f"not an answer: {line!r}")
-    return answer
-
-
-class _Stalled(Exception):
+class Stalled(Exception):
     pass
 
 
-def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float, *, zeros: bool) -> None:
-    """Bytes both ways until a side ends. `zeros`: in frames, see zeros.py. Raises OSError, Misframed, _Stalled."""
+def carry(line: Line, progress: Progress, limit: float, *, zeros: bool) -> None:
+    """Bytes both ways until a side ends. `zeros`: in frames, see zeros.py. Raises OSError, Misframed, Stalled."""
+    bytearray(_KEPT)  # freed at once: glibc keeps freed buffers from then on (mallopt(3)); faulting them in costs more
+    sock = line.socket
     sock.setblocking(False)
     poll = select.poll()
-    back = _Back(sock, progress, Frames() if zeros else None)
-    waiting = memoryview(b"")  # of what xl wrote, not yet sent
+    back = _Back(line, progress, Frames() if zeros else None)
+    waiting = memoryview(b"")  # of what xl wrote, sealed, not yet sent
     moved_at = time.monotonic()
     if not back.receive():  # what came with the answer to the first line is in TLS's own buffer by now
         return
@@ -196,8 +136,8 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float, *, zeros: bool
         before = (progress.sender.bytes, progress.receiver.bytes, back.taken, len(waiting))
         if sock.fileno() in ready and not back.receive():
             silent = time.monotonic() - moved_at
-            if (waiting or full) and silent > limit / 2:  # by TCP_USER_TIMEOUT, which TLS tells as an end
-                raise _Stalled(f"nothing moved for {silent:.0f} s")
+            if (waiting or full) and silent > limit / 2:  # by TCP_USER_TIMEOUT
+                raise Stalled(f"nothing moved for {silent:.0f} s")
             return
         if 0 in ready:
             data = os.read(0, CHUNK)
@@ -205,38 +145,35 @@ def _carry(sock: ssl.SSLSocket, progress: Progress, limit: float, *, zeros: bool
                 return  # xl is through with it: it has the report, or it gave up
             progress.sender.feed(data)
             progress.write()  # before it is sent: the permission to go must not be on the wire unrecorded
-            waiting = memoryview(pack(data, progress.sender.page_in(len(data))) if zeros else data)
-        while waiting:
-            try:
+            framed = pack(data, progress.sender.page_in(len(data))) if zeros else data
+            waiting = memoryview(line.seal(framed))
+        with contextlib.suppress(BlockingIOError):
+            while waiting:
                 waiting = waiting[sock.send(waiting) :]
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                break
         now = time.monotonic()
         if (progress.sender.bytes, progress.receiver.bytes, back.taken, len(waiting)) != before:
             moved_at = now
         elif now - moved_at > limit and (waiting or full or progress.sender.stage in ("sent", "go")):
-            raise _Stalled(f"nothing moved for {limit:g} s")
+            raise Stalled(f"nothing moved for {limit:g} s")
         progress.write()
 
 
 class _Back:
     """What comes from the target: the receiver's words, and how much of the stream was written to it."""
 
-    def __init__(self, sock: ssl.SSLSocket, progress: Progress, frames: Frames | None) -> None:
+    def __init__(self, line: Line, progress: Progress, frames: Frames | None) -> None:
         self.taken = 0  # bytes; only with frames
-        self._sock, self._progress, self._frames = sock, progress, frames
+        self._line, self._progress, self._frames = line, progress, frames
 
     def receive(self) -> bool:
         """Pass on what is there; False when it ended. Raises OSError, Misframed."""
         while True:
             try:
-                data = self._sock.recv(CHUNK)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return True
-            except ssl.SSLEOFError:
+                data = self._line.receive()
+            except TimeoutError:  # the kernel gave the connection up
                 return False
             if not data:
-                return False
+                return data is None
             if self._frames is None:
                 self._pass_on(data)
                 continue
@@ -264,8 +201,9 @@ def main(argv: list[str]) -> int:
         settings: Settings = json.load(file)
     progress = Progress(settings["progress"])
     try:
-        sock = _connect(settings)
-        answer = ask(sock, {"version": 1, "kind": "stream", "operation": settings["operation"], "zeros": True})
+        context = client_context(settings["certificate"], settings["key"], settings["authority"])
+        line = connect(settings["address"], settings["port"], context, settings["target"], settings["limit"])
+        answer = line.ask({"version": 1, "kind": "stream", "operation": settings["operation"], "zeros": True})
     except (OSError, ValueError) as error:
         progress.ended = f"cannot reach {settings['target']} at {settings['address']}:{settings['port']}: {error}"
         return _end(progress, 2)
@@ -279,12 +217,12 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(OSError):  # not a pipe, or above the user's limit: only slower
         fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     try:
-        _carry(sock, progress, settings["limit"], zeros=answer.get("zeros") is True)
+        carry(line, progress, settings["limit"], zeros=answer.get("zeros") is True)
         progress.ended = "closed"
-    except (OSError, Misframed, _Stalled) as error:
+    except (OSError, Misframed, Stalled) as error:
         progress.ended = f"the stream to {settings['target']} broke: {error}"
     finally:
-        sock.close()
+        line.socket.close()
     return _end(progress, 0 if progress.receiver.report is not None else 1)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from agent.core import Context, Refused, within
 from agent.migration.lines import LINE_LIMIT, Lines
 from agent.migration.listeners import Listeners, Place, to_drop
-from agent.migration.relay import tune
+from agent.migration.relay_line import tune
 from agent.migration.source import Send
 from agent.migration.target import Receive
 from agent.migration.tls_stream import TlsStream

@@ -228,10 +228,10 @@ class Send:
             if operation.phase != "Demoted":
                 await insist(self._context, operation, lambda: self._demote(operation, domain, began))
                 operation.enter("Demoted")
-            self._context.observer.quiet.end(operation.id)
             for disk in domain.config.disks:
                 self._context.volumes.set_role(disk.resource, volume_uid(self._context, disk.resource), "Secondary")
             await self._end_xl(operation)
+            self._context.observer.quiet.end(operation.id)  # until here xl needs the processors to clear up
             await insist(self._context, operation, lambda: self._sweep(operation, domain))
             await tell
         finally:
@@ -326,7 +326,7 @@ class Send:
                         if rename:
                             await self._context.xen.rename(copy.domid, domain.name)
                         if copy.state == "suspended":
-                            await self._context.xen.resume(copy.domid)
+                            await self._context.xen.resume(copy.domid, look=self._context.observer.read_domain_list)
                     case Unclear(copy):
                         await self._until_decided(operation, domain, copy)
                         continue

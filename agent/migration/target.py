@@ -254,7 +254,7 @@ class Receive:
         if domain.state == "Running":
             await insist(self._context, operation, lambda: self._unpause(domain), final=gone)
             self._context.observer.quiet.end(operation.id)
-            await self._show_running(domain)
+            self._context.domains.wake(domain.uid)  # who sees the end sees the guest run
         for resource, uid in uids.items():
             self._context.volumes.set_role(resource, uid, "Primary")
         operation.enter("Done")
@@ -323,13 +323,7 @@ class Receive:
             raise Refused.of(joined(refusals))
 
     async def _unpause(self, domain: DomainDesired) -> None:
-        await self._context.xen.unpause(await self._domid(domain))
-
-    async def _show_running(self, domain: DomainDesired) -> None:
-        """Before the end is told: whoever sees it sees the guest run, not what was read while it was paused."""
-        with contextlib.suppress(DriverError, CommandTimedOut):
-            await self._context.observer.read_domain_list()
-        self._context.domains.wake(domain.uid)
+        await self._context.xen.unpause(await self._domid(domain), look=self._context.observer.read_domain_list)
 
     async def _domid(self, domain: DomainDesired) -> int:
         """Raises DriverError("DomainGone")."""

@@ -24,33 +24,25 @@ from agent.migration import relay_start
 
 relay_start.choose_cipher()  # as the relay's own start does
 
-import ssl  # noqa: E402
-
-from agent.migration import relay, stream  # noqa: E402
+from agent.migration import relay, relay_line, stream  # noqa: E402
 
 PAGES, TOGETHER, PAGE = 12288, 1024, 4096  # 48 MiB
 
 
-class PlainSocket:
-    """A socket without TLS with the words of one with it."""
+class PlainLine:
+    """A relay_line.Line without TLS."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self.socket = sock
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+    def seal(self, data: bytes) -> bytes:
+        return data
 
-    def send(self, data: bytes) -> int:
+    def receive(self, most: int = 4096) -> bytes | None:
         try:
-            return self._sock.send(data)
+            return self.socket.recv(most)
         except BlockingIOError:
-            raise ssl.SSLWantWriteError from None
-
-    def recv(self, count: int) -> bytes:
-        try:
-            return self._sock.recv(count)
-        except BlockingIOError:
-            raise ssl.SSLWantReadError from None
+            return None
 
 
 def make(path: str) -> None:
@@ -69,13 +61,14 @@ def make(path: str) -> None:
 
 def carry(argv: list[str]) -> None:
     mode, address, port, target, pki, path = argv
-    plain = socket.create_connection((address, int(port)))
-    relay.tune(plain, 60.0)
-    sock: Any = PlainSocket(plain)
+    line: Any
     if mode == "tls":
-        sock = relay.client_context(f"{pki}/tls.crt", f"{pki}/tls.key", f"{pki}/ca.crt").wrap_socket(plain)
-        relay.require_node(sock.getpeercert(), target)
-    sock.recv(1)  # ready
+        context = relay_line.client_context(f"{pki}/tls.crt", f"{pki}/tls.key", f"{pki}/ca.crt")
+        line = relay_line.connect(address, int(port), context, target, 60.0)
+    else:
+        line = PlainLine(socket.create_connection((address, int(port))))
+        relay_line.tune(line.socket, 60.0)
+    line.receive(1)  # ready
     reading, writing = os.pipe()
     os.dup2(reading, 0)
     os.close(reading)
@@ -95,12 +88,11 @@ def carry(argv: list[str]) -> None:
     os.dup2(outputs[1], 1)
     progress = relay.Progress("/run/stream.progress")
     before, begun = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-    relay._carry(sock, progress, 60.0, zeros=True)
-    with socket.socket(fileno=os.dup(plain.fileno() if mode == "plain" else sock.fileno())) as other:
-        other.shutdown(socket.SHUT_WR)
-    sock.setblocking(True)
+    relay.carry(line, progress, 60.0, zeros=True)
+    line.socket.shutdown(socket.SHUT_WR)
+    line.socket.setblocking(True)
     with contextlib.suppress(OSError):  # the target ends the connection when it has taken it all; TLS complains
-        while sock.recv(4096):
+        while line.receive(4096):
             pass
     seconds, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
     os.dup2(kept, 1)

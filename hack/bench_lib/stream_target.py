@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.core import TlsFiles
-from agent.migration import relay, transfer
+from agent.migration import transfer
+from agent.migration.relay_line import require_node, tune
 from agent.migration.tls_stream import BUFFER, TlsStream
 from agent.real_host import RealHost
 from agent.tls import server_context
@@ -46,14 +47,14 @@ async def run(mode: str, port: int, source: str, pki: Path) -> None:
     listener.setblocking(False)
     print("listening", flush=True)
     sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-    relay.tune(sock, 60.0)
+    tune(sock, 60.0)
     sock.setblocking(False)
     stream: Any
     if mode == "tls":
         files = TlsFiles(certificate=pki / "tls.crt", key=pki / "tls.key", authority=pki / "ca.crt")
         stream = TlsStream(sock, server_context(files), server_side=True)
         await stream.handshake()
-        relay.require_node(stream.certificate, source)
+        require_node(stream.certificate, source)
     else:
         stream = PlainStream(sock)
     process: Any = await RealHost(Path("/run/stream-bench")).pipe(["sh", "-c", "exec cat >/dev/null"])

@@ -55,7 +55,7 @@ def test_the_configuration_chooses(tmp_path: Path, configured: bool, cipher: str
         serving = threading.Thread(target=serve)
         serving.start()
         code = (
-            "import socket, sys; from agent.migration.relay import client_context;"
+            "import socket, sys; from agent.migration.relay_line import client_context;"
             "client_context(*sys.argv[2:]).wrap_socket(socket.create_connection(('127.0.0.1', int(sys.argv[1]))))"
         )
         paths = [str(files.certificate), str(files.key), str(files.authority)]
