@@ -116,7 +116,7 @@ class Stalled(Exception):
 
 def carry(line: Line, progress: Progress, limit: float, *, zeros: bool) -> None:
     """Bytes both ways until a side ends. `zeros`: in frames, see zeros.py. Raises OSError, Misframed, Stalled."""
-    bytearray(_KEPT)  # freed at once: glibc keeps freed buffers from then on (mallopt(3)); faulting them in costs more
+    bytes(_KEPT)  # freed at once: glibc keeps freed buffers from then on (mallopt(3)); faulting them in costs more
     sock = line.socket
     sock.setblocking(False)
     poll = select.poll()
@@ -134,11 +134,11 @@ def carry(line: Line, progress: Progress, limit: float, *, zeros: bool) -> None:
             poll.register(0, select.POLLIN)
         ready = dict(poll.poll(_WRITE_EVERY * 1000))
         before = (progress.sender.bytes, progress.receiver.bytes, back.taken, len(waiting))
-        if sock.fileno() in ready and not back.receive():
-            silent = time.monotonic() - moved_at
-            if (waiting or full) and silent > limit / 2:  # by TCP_USER_TIMEOUT
-                raise Stalled(f"nothing moved for {silent:.0f} s")
-            return
+        try:
+            if sock.fileno() in ready and not back.receive():
+                return
+        except TimeoutError:  # the kernel gave the connection up, see `tune`
+            raise Stalled(f"nothing moved for {time.monotonic() - moved_at:.0f} s") from None
         if 0 in ready:
             data = os.read(0, CHUNK)
             if not data:
@@ -168,10 +168,7 @@ class _Back:
     def receive(self) -> bool:
         """Pass on what is there; False when it ended. Raises OSError, Misframed."""
         while True:
-            try:
-                data = self._line.receive()
-            except TimeoutError:  # the kernel gave the connection up
-                return False
+            data = self._line.receive()
             if not data:
                 return data is None
             if self._frames is None:

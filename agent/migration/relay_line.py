@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 import ssl
+import time
 from typing import Any
 
 CHUNK = 256 << 10
@@ -46,10 +47,13 @@ def require_node(certificate: Any, node: str) -> None:
 
 
 class Line:
-    """TLS over a connected socket, as its client. The first three methods wait as the socket does."""
+    """TLS over a connected socket, as its client. The handshake, and a question's answer, may take `patience` seconds
+    each; then the socket is set not to wait by whoever carries the stream."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, patience: float) -> None:
         self.socket = sock
+        self._patience = patience
+        self._until = time.monotonic() + patience
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out)
 
@@ -60,7 +64,7 @@ class Line:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self.socket.sendall(self._out.read())
-                if not (data := self.socket.recv(CHUNK)):
+                if not (data := self._recv_in_time()):
                     raise ConnectionResetError("closed in the TLS handshake") from None
                 self._in.write(data)
             except ssl.SSLError:
@@ -73,6 +77,7 @@ class Line:
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send one line of JSON, read one line of JSON. Raises OSError, ValueError."""
+        self._until = time.monotonic() + self._patience
         self.socket.sendall(self.seal(json.dumps(question).encode() + b"\n"))
         line = b""
         while not line.endswith(b"\n"):
@@ -95,7 +100,7 @@ class Line:
             except ssl.SSLEOFError:  # closed without TLS's own goodbye, as a process does that is killed
                 return b""
             try:
-                data = self.socket.recv(CHUNK)
+                data = self.socket.recv(CHUNK) if self.socket.gettimeout() == 0.0 else self._recv_in_time()
             except BlockingIOError:
                 return None
             if data:
@@ -110,6 +115,13 @@ class Line:
             view = view[self._tls.write(view) :]
         return self._out.read()
 
+    def _recv_in_time(self) -> bytes:
+        """Raises TimeoutError: bytes that come one by one do not make it longer."""
+        if (left := self._until - time.monotonic()) <= 0:
+            raise TimeoutError("timed out")
+        self.socket.settimeout(left)
+        return self.socket.recv(CHUNK)
+
     @property
     def certificate(self) -> dict[str, Any] | None:
         """The peer's, as ssl.SSLSocket.getpeercert gives it."""
@@ -118,10 +130,11 @@ class Line:
 
 def connect(address: str, port: int, context: ssl.SSLContext, node: str, limit: float) -> Line:
     """To that node's agent and to nobody else. Raises OSError."""
-    sock = socket.create_connection((address, port), timeout=min(20.0, limit))
+    patience = min(20.0, limit)
+    sock = socket.create_connection((address, port), timeout=patience)
     try:
         tune(sock, limit)
-        line = Line(sock, context)
+        line = Line(sock, context, patience)
         line.handshake()
         require_node(line.certificate, node)
     except BaseException:

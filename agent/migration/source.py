@@ -232,7 +232,9 @@ class Send:
                 self._context.volumes.set_role(disk.resource, volume_uid(self._context, disk.resource), "Secondary")
             await self._end_xl(operation)
             self._context.observer.quiet.end(operation.id)  # until here xl needs the processors to clear up
-            await insist(self._context, operation, lambda: self._sweep(operation, domain))
+            await asyncio.gather(
+                insist(self._context, operation, lambda: self._sweep(operation, domain)), self._show_demoted(domain)
+            )
             await tell
         finally:
             tell.cancel()
@@ -272,6 +274,11 @@ class Send:
             self._context.log(operation=operation.id).info("leftover destroyed", domid=one.domid, name=one.name)
             await self._context.xen.destroy(one.domid)
             raise Refused("LeftoverDomain", f"{what} is being destroyed on {self._context.node}")
+
+    async def _show_demoted(self, domain: DomainDesired) -> None:
+        """Before the end is told: whoever sees it sees the disks given up, not what was read before."""
+        with contextlib.suppress(DriverError, CommandTimedOut, OSError):
+            await self._context.observer.read_resources(disk.resource for disk in domain.config.disks)
 
     async def _tell(self, operation: Operation) -> None:
         """That this host has let go. A target that has no use for it any more has heard, too."""

@@ -155,6 +155,32 @@ async def test_nobody_there(rig: Rig, certificates: dict[str, TlsFiles]) -> None
     assert f"127.0.0.1:{port}" in words
 
 
+async def one_by_one(writer: Writer, data: bytes) -> None:
+    while not writer.is_closing():
+        writer.write(data)
+        await asyncio.sleep(0.2)
+
+
+async def test_a_handshake_that_comes_byte_by_byte_is_no_longer_for_it(
+    rig: Rig, certificates: dict[str, TlsFiles]
+) -> None:
+    async def behave(_: Reader, writer: Writer) -> None:
+        writer.write(b"\x16\x03\x03\x40\x00")  # the header of a record of 16 KiB
+        await one_by_one(writer, b"\0")
+
+    async with await asyncio.start_server(behave, "127.0.0.1", 0) as server:
+        await rig.start(server.sockets[0].getsockname()[1], certificates["mk1"], limit=2.0)
+        status, words = await rig.end()
+    assert (status, "timed out" in words) == (2, True), words
+
+
+async def test_nor_is_an_answer_to_the_first_line(rig: Rig, certificates: dict[str, TlsFiles]) -> None:
+    async with endpoint(certificates["mk2"], lambda _, writer: one_by_one(writer, b" ")) as port:
+        await rig.start(port, certificates["mk1"], limit=2.0)
+        status, words = await rig.end()
+    assert (status, "timed out" in words) == (2, True), words
+
+
 @pytest.mark.parametrize("cut_after", [0, 40, 100, 5000, 1_000_000, len(WHOLE) - len(GO) - 1])
 async def test_a_target_that_goes_away_ends_the_relay(
     rig: Rig, certificates: dict[str, TlsFiles], cut_after: int
@@ -211,7 +237,7 @@ async def test_a_target_that_reads_no_more_is_given_up_after_the_limit(
         feeding.cancel()
         leave.set()
     assert status == 1
-    # By the relay's own clock, or by TCP_USER_TIMEOUT, which TLS may tell as an end (tcp(7))
+    # By the relay's own clock, or by TCP_USER_TIMEOUT (tcp(7))
     assert any(one in words.lower() for one in ("nothing moved for 3 s", "timed out")), words
     assert time.monotonic() - began >= 3.0
 
