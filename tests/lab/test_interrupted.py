@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from controller.agents.client import Refused
-from tests.lab.faults import Faults
+from tests.lab.faults import HOLD, Faults
 from tests.lab.hosts import NAME, RESOURCE, UID, Hosts, peer_of
 
 
@@ -84,16 +84,22 @@ async def test_the_receiver_is_killed(copying: Hosts) -> None:
     await failed_and_goes_on(copying)
 
 
-async def test_the_target_runs_out_of_memory(copying: Hosts) -> None:
-    free = int(copying.on("mk2", "xl info free_memory"))
+async def test_the_target_runs_out_of_memory(running: Hosts) -> None:
+    """Somebody takes it after the preflight, before the receiver makes the domain."""
+    faults = Faults(running)
+    faults.trap("mk2", "xl", "migrate-receive", HOLD, name="receive")
+    await running.move()
+    await faults.sprung("mk2", "receive")
+    free = int(running.on("mk2", "xl info free_memory"))
     ballast = f"name='ballast' type='pv' kernel='/boot/xenU/vmlinux' memory={free - 40}".replace(" ", "\n")
-    copying.lab.shell("mk2").send(ballast.encode(), "cat >/run/ballast.cfg")
-    copying.on("mk2", "xl create -q -p /run/ballast.cfg && xl list")
-    sent, received = await copying.over("mk1", "move"), await copying.over("mk2", "move")
-    copying.on("mk2", "xl destroy ballast")
+    running.lab.shell("mk2").send(ballast.encode(), "cat >/run/ballast.cfg")
+    running.on("mk2", "xl create -q -p /run/ballast.cfg && xl list")
+    faults.let_go("mk2", "receive")
+    sent, received = await running.over("mk1", "move"), await running.over("mk2", "move")
+    running.on("mk2", "xl destroy ballast")
     assert (sent.outcome, received.outcome) == ("Failed", "Failed"), (sent, received)
-    await copying.runs_only_on("mk1")
-    copying.nothing_lost("mk1")
+    await running.runs_only_on("mk1")
+    running.nothing_lost("mk1")
 
 
 async def test_both_agents_are_killed(copying: Hosts) -> None:
