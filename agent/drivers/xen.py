@@ -32,6 +32,7 @@ __all__ = ["RESUME_SCRIPT", "Xen", "XenInfo", "device_number"]
 
 RESUME_SCRIPT = str(Path(__file__).resolve().parent.parent / "scripts" / "xentandem-resume")
 Look = Callable[[], Awaitable[tuple[DomainState, ...]]]
+"""Lists the domains from now on, as Xen.listed does: of whoever keeps for others, too, what is read after an effect."""
 BACKENDS = "/local/domain/0/backend/vbd"
 SYSFS_BACKENDS = "/sys/bus/xen-backend/devices"
 
@@ -135,12 +136,12 @@ class Xen:
         await run_ok(self._host, ["xl", "shutdown", str(name)], reason="ShutdownFailed")
 
     async def pause(self, domid: int, *, look: Look | None = None) -> None:
-        """`look`: see _becomes. Raises DriverError("PauseFailed"), ("NoSuchDomain"), Unreadable."""
+        """`look`: instead of `listed`. Raises DriverError("PauseFailed"), ("NoSuchDomain"), Unreadable."""
         await run(self._host, ["xl", "pause", str(domid)])
         await self._becomes(domid, "pause", lambda domain: domain.flags[2] == "p", look)
 
     async def unpause(self, domid: int, *, look: Look | None = None) -> None:
-        """`look`: see _becomes. Raises DriverError("UnpauseFailed"), ("NoSuchDomain"), Unreadable."""
+        """`look`: instead of `listed`. Raises DriverError("UnpauseFailed"), ("NoSuchDomain"), Unreadable."""
         await run(self._host, ["xl", "unpause", str(domid)])
         await self._becomes(domid, "unpause", lambda domain: domain.flags[2] != "p", look)
 
@@ -149,7 +150,7 @@ class Xen:
         await run_ok(self._host, ["xl", "rename", str(domid), new], reason="RenameFailed")
 
     async def resume(self, domid: int, *, look: Look | None = None) -> None:
-        """Let a domain that was suspended for a migration go on here. `look`: see _becomes.
+        """Let a domain that was suspended for a migration go on here. `look`: instead of `listed`.
 
         Only when no other copy of it runs or will run. xl knows `resume` from 4.20 on; before, libxl is asked directly.
         Raises DriverError("ResumeFailed"), ("NoSuchDomain"), Unreadable.
@@ -195,7 +196,6 @@ class Xen:
     async def _becomes(
         self, domid: int, verb: str, is_so: Callable[[DomainState], bool], look: Look | None, limit: float = 2.0
     ) -> None:
-        """`look` lists the domains from now on: by `listed`, or by whoever keeps what is read for others, too."""
         end = self._host.monotonic() + limit
         while True:
             domain = next((domain for domain in await (look or self.listed)() if domain.domid == domid), None)

@@ -331,6 +331,7 @@ class Hosts:
             assert left == ([NAME] if where == name else []), await self.story()
             role = "Primary" if where == name else "Secondary"
             await self.becomes(where, role, lambda state, role=role: state.volumes[RESOURCE].role == role)  # type: ignore[misc]
+            assert self.on(where, f"drbdadm role {RESOURCE}").partition("/")[0] == role, await self.story()
 
 
 def peer_of(state: HostState) -> tuple[str, str] | None:
